@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.strokes import SliceRange
 from medical_sam2.volume import Segmentation, Volume
 
 SHAPE, SLICE = (64, 72, 9), 4
@@ -169,8 +170,10 @@ def test_where_the_network_is_unsure_of_a_click_it_is_told() -> None:
     down, across = np.indices((96, 96)) - np.array([44, 50])[:, None, None]
     ring = np.repeat(((down**2 + across**2 < 26**2) & (down**2 + across**2 >= 18**2))[..., None], 8, axis=2)
     volume = Volume(np.where(ring, 150, 0).astype(np.float32), np.diag([1.0, 1, 2, 1]), "MR")
-    told = [line for line in network(256).segment_volume(volume, [Point((44, 28, 4))]).warnings if "unsure" in line]
-    assert [line.partition(" (")[0] for line in told] == ["object 1: it is unsure what the click means on slice 4 of axis k"]
+    for limits in ([], [SliceRange(2, 6)]):
+        found = network(256).segment_volume(volume, [Point((44, 28, 4)), *limits])
+        told = [line.partition(" (")[0] for line in found.warnings if "unsure" in line]
+        assert told == ["object 1: it is unsure what the click means on slice 4 of axis k"]
     drawn = ring & (np.arange(8) == 4)
     outlined = network(256).segment_volume(volume, [Mask(drawn, axis=2)])
     assert dice(outlined.labels, ring) > 0.95

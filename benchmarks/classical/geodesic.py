@@ -26,8 +26,8 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import PolynomialFeatures
 
 from medical_sam2.tracking.consensus import log_odds, signed_distance
-from medical_sam2.tracking.geodesics import STEP, sweep
-from medical_sam2.tracking.geodesics import UNREACHED as FAR
+from medical_sam2.tracking.witnesses import STEP, sweep
+from medical_sam2.tracking.witnesses import UNREACHED as FAR
 
 BAND = 0.25  # radii on either side of the outline that are seeds of neither
 RING = 0.75  # radii around the outline: what the object has to be told from

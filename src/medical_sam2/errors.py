@@ -160,11 +160,7 @@ def explain_refusal(error: BaseException) -> tuple[str, int] | None:
 
 
 def read_number(text: str) -> float:
-    """A number as people write it, whole ones whole, however large; Python alone takes 1_0 for 10.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """A number as people write it, whole ones whole, however large (Python takes 1_0 for 10); raises ValueError."""
     if "_" in text:
         raise ValueError(text)
     try:
@@ -190,11 +186,12 @@ def say_count(number: int, noun: str, verb: str = "", *, part: int | None = None
     return f"{some}{number} {noun}{'s' * (number != 1)} {follows}".rstrip()
 
 
-def no_such(what: str, index: int, count: int, subject: str | Path | None) -> InputError:
-    """The refusal of an index, from 0, beyond what a file has: frames, pages, time points."""
-    if count == 1:
-        return InputError(f"there is no {what} {index}: there is but one", "use 0, or leave it out", subject=subject)
-    return InputError(f"there is no {what} {index} among {count}", f"use 0 to {count - 1}", subject=subject)
+def require_index(what: str, index: int, count: int, subject: str | Path | None) -> None:
+    """Refuse an index, from 0, beyond what a file has (frames, pages, time points); raises InputError."""
+    if not 0 <= index < count:
+        only = count == 1
+        problem = f"there is no {what} {index}" + (": there is but one" if only else f" among {count}")
+        raise InputError(problem, "use 0, or leave it out" if only else f"use 0 to {count - 1}", subject=subject)
 
 
 def list_first(things: Sequence[object], most: int = 3) -> str:

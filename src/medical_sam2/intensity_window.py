@@ -170,11 +170,7 @@ def is_blank(array: NDArray[np.generic]) -> bool:
 
 # On one grey a network still outlines something round at the click, which looks plausible.
 def check_visible(window: Window, array: NDArray[np.generic]) -> None:
-    """Refuse a window through which an image of several intensities is all one grey.
-
-    Raises:
-        ConfigError: it is.
-    """
+    """Refuse a window through which an image of several intensities is all one grey; raises ConfigError."""
     ends = np.stack([array.min(), array.max()])
     if ends[0] != ends[1] and not np.ptp(window.as_bytes(ends)):
         values = f"the image's values go from {ends[0]:g} to {ends[1]:g}"
@@ -341,12 +337,7 @@ def content_box(array: NDArray[np.generic], axes: int | None = None) -> tuple[sl
 
 
 def only_noise(array: NDArray[np.generic], background: float | None = None) -> bool:
-    """Whether neighbours have no more in common than any two values: there is no structure inside, along any axis.
-
-    Args:
-        array: an image.
-        background: a value that is left out.
-    """
+    """Whether neighbours, but for the background, have no more in common than any two values: no axis shows structure."""
     step = max(1, array.shape[-1] // SAMPLED_PLANES)
     part = array[..., step // 2 :: step].astype(np.float64) if array.ndim > 2 else array.astype(np.float64)
     known = np.isfinite(part) if background is None else np.isfinite(part) & (part != background)

@@ -24,21 +24,13 @@ ROUNDING = 1e-9  # three voxels of 0.1 mm are 0.3 mm, whatever their sum is in b
 
 @dataclass(frozen=True)
 class Scores:
-    """All measures of one object.
+    """All measures of one object."""
 
-    Args:
-        dice: Dice coefficient in [0, 1].
-        iou: intersection over union in [0, 1].
-        hausdorff95_mm: the larger of the two directed 95th percentiles of the surface distances.
-        surface_dice: share of both surfaces within the tolerance of the other one, in [0, 1].
-        volume_error: relative and signed, 0 is perfect, -1 nothing found.
-    """
-
-    dice: float
-    iou: float
-    hausdorff95_mm: float
-    surface_dice: float
-    volume_error: float
+    dice: float  # Dice coefficient in [0, 1]
+    iou: float  # intersection over union in [0, 1]
+    hausdorff95_mm: float  # the larger of the two directed 95th percentiles of the surface distances
+    surface_dice: float  # share of both surfaces within the tolerance of the other one, in [0, 1]
+    volume_error: float  # relative and signed, 0 is perfect, -1 nothing found
 
 
 def score(truth: Mask, predicted: Mask, spacing_mm: Sequence[float], *, tolerance_mm: float = 1.0) -> Scores:

@@ -27,7 +27,7 @@ from medical_sam2.tracking.click_outline import OutlineJudge
 from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE, describe_unsure_clicks, describe_unsure_image
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import check_correction, correct_labels, read_request, take_out
-from medical_sam2.tracking.cropping import Crop, CroppedImages
+from medical_sam2.tracking.cropping import Crop, CroppedImages, VolumePlan
 from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_encoder, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
@@ -154,7 +154,7 @@ class Segmenter:
         """
         return None if self._weights is None else SetConsensus.beside(self._weights)
 
-    # Objects that are seen through different windows are tracked apart; crop and window are undone at the end.
+    # Padding is cut off before anything else and put back after everything else; groups of one window share a tracker.
     @torch.no_grad()
     def segment_volume(  # noqa: PLR0913  each is one choice of a user, by name
         self,
@@ -176,6 +176,7 @@ class Segmenter:
         names: Mapping[int, str] | None = None,
         overlap: bool = False,
         priority: Sequence[int | str] = (),
+        plan: VolumePlan | None = None,
         on_frame: Callable[[FrameDone], None] | None = None,
     ) -> Segmentation:
         """Outline every prompted object in the whole volume.
@@ -201,6 +202,7 @@ class Segmenter:
                 in a kidney; its labels give that voxel to one of them all the same.
             priority: objects, by label or name, that such a voxel is given to before others, the first before the second;
                 unless given, and among the others, it goes to the most probable.
+            plan: of this volume, these prompts, views and earlier labels, where it was made already.
             on_frame: called with each tracked frame.
 
         Returns:
@@ -214,13 +216,12 @@ class Segmenter:
         """
         prompts, earlier, names = read_request(volume, prompts, earlier, names, window)
         check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
-        # padding is cut off before anything else and put back after everything else; groups of one window share a tracker
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
-        shown, mended = (crop := Crop.to_content(volume, prompts)).volume, crop.labels(earlier)
-        plan = crop.plan(prompts, views, earlier)
-        learnt, first = ((self.gate, self.slice_judge) if consensus else ()), order_objects(priority, plan.labels, names)
+        plan = plan or VolumePlan.of(volume, prompts, views, earlier)
+        shown, mended, tracked = (crop := plan.crop).volume, crop.labels(earlier), plan.tracking
+        learnt, first = ((self.gate, self.slice_judge) if consensus else ()), order_objects(priority, tracked.labels, names)
         options = ResultOptions(summed, probability, uncertainty, islands, *learnt, overlap=overlap, priority=first)
-        work = VolumeTracker(shown, plan, options, TrackingProgress(crop.wrap_progress(on_frame)), crop.start)
+        work = VolumeTracker(shown, tracked, options, TrackingProgress(crop.wrap_progress(on_frame)), crop.start)
         new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
         with self.computing():
             mended = _track_windows(work, partial(new, judge=self.judge), window, mended)
@@ -373,10 +374,10 @@ class Segmenter:
             InputError: an image is no array of numbers, or they are in no sequence.
         """
         policy: Callable[[], Policy] = find(POLICIES, bank, what="bank")
-        asked, rest = choose_order(order, len(images := GivenImages(images)))
         check_set_prompts(prompts)
-        size, seen = self.network.image_size, choose_set_windows(images, prompts, window, modality)
-        cropped = CroppedImages(images, prompts)
+        asked, rest = choose_order(order, len(given := GivenImages(images)))
+        size, seen = self.network.image_size, choose_set_windows(given, prompts, window, modality)
+        cropped = CroppedImages(given, prompts)
         viewer = ImageViewer(cropped, self._encoder(features), size, on_error=on_error, windows=seen)
         visited = [*dict.fromkeys([*prompts, *(i for i in rest if only is None or i in only)])]
         agreed = self.set_consensus if consensus else None
@@ -386,7 +387,7 @@ class Segmenter:
             own = prompts.get(found.index, {})
             for label, prompt in own.items():
                 apply_settled(labels, label, prompt)
-            told = [*images.replaced.get(found.index, ()), *found.warnings, *describe_missed_clicks(labels, own)]
+            told = [*given.replaced.get(found.index, ()), *found.warnings, *describe_missed_clicks(labels, own)]
             told += describe_unsure_image(found.confidence, own) if self.judge is not None else []
             yield replace(found, labels=labels, window=viewer.windows.get(found.index), warnings=tuple(told))
 

@@ -23,15 +23,10 @@ MaskArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Click:
-    """Where to click.
+    """Where to click."""
 
-    Args:
-        index: one whole number per array axis: (row, column) of a slice, (i, j, k) of a volume.
-        positive: whether that place belongs to the object.
-    """
-
-    index: tuple[int, ...]
-    positive: bool
+    index: tuple[int, ...]  # one whole number per array axis: (row, column) of a slice, (i, j, k) of a volume
+    positive: bool  # whether that place belongs to the object
 
     def on_frame(self) -> FramePrompt:
         """The click on a slice, in pixels."""
@@ -49,17 +44,15 @@ class Noise:
     """How far a person's prompts lie from the perfect ones: 0 everywhere is a perfect hand. Lengths are relative to the object.
 
     Its radius on a frame is that of a disc of the same area, √(area/π).
-
-    Args:
-        box: standard deviation of the normal error of each edge of a box, over the box's side along it; clipped to the image.
-        click: standard deviation of the normal error of a click along each axis, over the radius; rounded, clipped to the
-            image. A click may so miss the object.
-        mask: standard deviation of the normal error of an outline, outwards or inwards, over the radius. It varies smoothly
-            along the outline: white noise, smoothed by a Gaussian of half the radius.
     """
 
+    # standard deviation of the normal error of each edge of a box, over the box's side along it; clipped to the image
     box: float = 0.0
+    # standard deviation of the normal error of a click along each axis, over the radius; rounded, clipped to the image. A click
+    # may so miss the object
     click: float = 0.0
+    # standard deviation of the normal error of an outline, outwards or inwards, over the radius. It varies smoothly along the
+    # outline: white noise, smoothed by a Gaussian of half the radius
     mask: float = 0.0
 
 

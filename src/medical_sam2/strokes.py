@@ -307,17 +307,11 @@ def _lies_across(ends: NDArray[np.float64]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Brush:
-    """Voxels painted inside of the object, or outside of it, by a brush: a scribble whose line is not known.
+    """Voxels painted inside of the object, or outside of it, by a brush: a scribble whose line is not known."""
 
-    Args:
-        voxels: (N, 3) indices, in the order of the file.
-        object: label, from 1.
-        positive: whether they belong to the object.
-    """
-
-    voxels: Voxels
-    object: int = 1
-    positive: bool = True
+    voxels: Voxels  # (N, 3) indices, in the order of the file
+    object: int = 1  # label, from 1
+    positive: bool = True  # whether they belong to the object
 
     def __post_init__(self) -> None:
         check_object(self.object)

@@ -305,6 +305,22 @@ def test_colour_becomes_grey_with_a_warning(workspace: Workspace) -> None:
     assert "a colour image; it was turned to grey" in workspace.done(*CLICK, image="rgb.nii.gz")["warnings"]
 
 
+def test_what_is_told_of_views_and_slices_is_what_is_tracked_without_the_padding(workspace: Workspace) -> None:
+    """Without its padding the volume has coronal and sagittal slices too narrow to be looked at."""
+    image = np.zeros((40, 40, 34), np.int16)
+    image[3:39, 4:38, 9:25] = 100 + 20 * np.indices((36, 34, 16)).sum(axis=0)
+    workspace.put("padded.nii.gz", image, np.eye(4))
+    words = ("--point", "20", "21", "17", "--views", "auto", "--slices", "10", "30")
+    code, out, err = workspace.run(*words, "--dry-run", image="padded.nii.gz")
+    assert code == 0, err
+    assert "object   1, prompted on slice 17 of axis k; views: axial\n" in out
+    assert "coronal and sagittal slices are left out" in err
+    report = workspace.done(*words, "--grow", "30", image="padded.nii.gz")
+    assert report["views"] == {"1": ["axial"]}
+    there = workspace.labels().any(axis=(0, 1)).nonzero()[0]
+    assert (there.min(), there.max()) == (10, 30), "slices that may hold the object count where it grows into the padding, too"
+
+
 def test_dry_run_computes_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Segmenter, "segment_volume")
     before = workspace.files()

@@ -8,6 +8,7 @@ import pytest
 
 from medical_sam2 import io
 from medical_sam2.errors import FormatError, GeometryError, PromptError
+from medical_sam2.io import nrrd
 from medical_sam2.io.labels import MaskRule
 from medical_sam2.volume import Volume
 
@@ -114,6 +115,18 @@ def test_segments_as_one_label_map(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels.array, LIVER + 2 * apart)
     with pytest.raises(FormatError, match=f"overlap in {LESION.sum()} voxels"):
         io.load_labels(write(tmp_path / "b.seg.nrrd", [LIVER, LESION], BOTH), IMAGE)
+
+
+def test_labels_and_what_they_are_called_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart, reads, read = np.roll(LESION, -5, axis=0), list[Path](), nrrd.read
+    path = write(tmp_path / "a.seg.nrrd", [LIVER + 2 * apart], ((0, 1, "liver"), (0, 2, "lesion")))
+    monkeypatch.setattr(nrrd, "read", lambda file, options: [reads.append(file), read(file, options)][1])
+    labels, described = io.load_described(path, IMAGE)
+    assert reads == [path]
+    np.testing.assert_array_equal(labels.array, LIVER + 2 * apart)
+    assert [(each.label, each.name, each.inside.size) for each in described] == [(1, "liver", 0), (2, "lesion", 0)]
+    with pytest.raises(PromptError, match="the segmentation is empty"):
+        io.load_described(write(tmp_path / "b.seg.nrrd", [LIVER & ~LIVER], BOTH[:1]), IMAGE)
 
 
 def test_rules_hold_for_segments_too(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ def test_an_exporter_is_given_all_that_was_outlined(tmp_path: Path, monkeypatch:
     found = Segmentation(
         np.where(inner, inner, outer), LIKE.affine, {1: "kidney"}, layers=(outer, inner), colours={2: (9, 8, 7)}
     )
-    assert io.save(found, tmp_path / "x.a.b", LIKE) == ["x.a.b does not hold names", "a slice is left out"]
+    notes = io.save(found, tmp_path / "x.a.b", LIKE)
+    assert notes == ["x.a.b does not hold names", "a slice is left out"]
+    assert [isinstance(note, registry.TableNote) for note in notes] == [True, False]
     assert [layer.dtype for layer in given[0].layers] == [np.uint8, np.uint8]
     assert np.array_equal(given[0].mask(1), outer > 0)
     assert np.array_equal(given[0].mask(2), inner > 0)

@@ -29,7 +29,7 @@ from medical_sam2.tracking.consensus import (
     working_grid,
 )
 from medical_sam2.tracking.fusion import Weighted
-from medical_sam2.tracking.geodesics import sweep
+from medical_sam2.tracking.witnesses import sweep
 from medical_sam2.views import AXIAL
 from tests.backbones import Brightness
 from tests.phantoms import phantom

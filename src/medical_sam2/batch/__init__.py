@@ -36,17 +36,11 @@ class PromptSource(Protocol):
 
 @dataclass(frozen=True)
 class TemplateFiles:
-    """An annotated volume, whose objects are looked for in others.
+    """An annotated volume, whose objects are looked for in others."""
 
-    Args:
-        image: file, or folder with a DICOM series.
-        mask: its labels.
-        rule: how their numbers are meant.
-    """
-
-    image: Path
-    mask: Path
-    rule: MaskRule = AS_DRAWN
+    image: Path  # file, or folder with a DICOM series
+    mask: Path  # its labels
+    rule: MaskRule = AS_DRAWN  # how their numbers are meant
 
     @property
     def name(self) -> str:
@@ -56,21 +50,13 @@ class TemplateFiles:
 
 @dataclass(frozen=True)
 class BatchCase:
-    """An image with its prompts.
+    """An image with its prompts."""
 
-    Args:
-        name: of the case: its results are called so.
-        image: file, or folder with a DICOM series, that is outlined.
-        prompts: what was pointed at in it.
-        channels: all files of the image, where it has several.
-        template: whose objects are looked for, but those that are prompted.
-    """
-
-    name: str
-    image: Path
-    prompts: tuple[PromptSource, ...] = ()
-    channels: tuple[Path, ...] = ()
-    template: TemplateFiles | None = None
+    name: str  # of the case: its results are called so
+    image: Path  # file, or folder with a DICOM series, that is outlined
+    prompts: tuple[PromptSource, ...] = ()  # what was pointed at in it
+    channels: tuple[Path, ...] = ()  # all files of the image, where it has several
+    template: TemplateFiles | None = None  # whose objects are looked for, but those that are prompted
 
     @property
     def reads_masks(self) -> bool:
@@ -78,11 +64,7 @@ class BatchCase:
         return self.template is not None or any(file.suffix.lower() != ".json" for each in self.prompts for file in each.files)
 
     def read_prompts(self, volume: Volume) -> NamedPrompts:
-        """All prompts in the image.
-
-        Raises:
-            PromptError: none, or two names for an object; and what the sources raise.
-        """
+        """All prompts in the image; raises PromptError for none or two names of an object, and what the sources raise."""
         found = [source.read(volume) for source in self.prompts]
         names: dict[int, str] = {}
         for label, name in (pair for each in found for pair in each.names.items()):

@@ -31,19 +31,12 @@ MOST_PAIRS = 60
 
 @dataclass(frozen=True)
 class FoundCases:
-    """What a folder, or a table, holds.
+    """What a folder, or a table, holds."""
 
-    Args:
-        cases: images with prompts, in order.
-        unprompted: names of images without any.
-        unused: files of prompts that belong to no image.
-        notes: what was guessed, one line each.
-    """
-
-    cases: tuple[BatchCase, ...]
-    unprompted: tuple[str, ...] = ()
-    unused: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = ()
+    cases: tuple[BatchCase, ...]  # images with prompts, in order
+    unprompted: tuple[str, ...] = ()  # names of images without any
+    unused: tuple[Path, ...] = ()  # files of prompts that belong to no image
+    notes: tuple[str, ...] = ()  # what was guessed, one line each
 
 
 def find_cases(
@@ -192,11 +185,7 @@ def _sources_beside(images: Mapping[str, BatchCase]) -> dict[str, PromptSource]:
 
 
 def _sources_in(folder: Path, rule: MaskRule) -> dict[str, PromptSource]:
-    """Files of prompts and masks of a folder, by their places in it.
-
-    Raises:
-        InputError: no folder, or two files of one name.
-    """
+    """Files of prompts and masks of a folder, by their places in it; raises InputError for none, or two of one name."""
     if not folder.is_dir():
         raise InputError(
             "this is neither a folder nor a table", f"give a folder, or one of {', '.join(TABLES)}", subject=folder

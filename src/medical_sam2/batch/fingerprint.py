@@ -61,18 +61,12 @@ def contents(case: BatchCase) -> list[Path]:
 
 @dataclass(frozen=True)
 class LabelMapRecord:
-    """How a label map was made, and how sure that was; nothing of the image.
+    """How a label map was made, and how sure that was; nothing of the image."""
 
-    Args:
-        key: hash of settings, weights and prompts.
-        image: hash of the image's file.
-        confidence: object → predicted IoU.
-        likeness, prompted, window: see `ImageMask`.
-    """
-
-    key: str
-    image: str
-    confidence: Mapping[int, float]
+    key: str  # hash of settings, weights and prompts
+    image: str  # hash of the image's file
+    confidence: Mapping[int, float]  # object → predicted IoU
+    # likeness, prompted, window: see `ImageMask`
     likeness: float
     prompted: bool
     window: Window | None

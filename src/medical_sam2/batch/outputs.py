@@ -43,65 +43,38 @@ COLUMNS = ("case", "object", "name", "voxels", "volume_ml", "confidence", "templ
 
 @dataclass(frozen=True)
 class FoundObject:
-    """One object of a case.
+    """One object of a case."""
 
-    Args:
-        label: its number.
-        name: of the structure, "" where it has none.
-        voxels: that it has; 0 where it was not found.
-        volume_ml: its volume in mL; None where millimetres mean nothing.
-        confidence: mean predicted IoU of the slices on which it was outlined and that nobody prompted, 0 where it was not
-            found; None where all were prompted.
-        look_at: slices to look at first, such as "k37": axis of the file and index.
-        least_sure: view and slice of its least sure outline.
-        window: intensities that became black and white.
-        template: by which it was looked for, "" where it was prompted.
-    """
-
-    label: int
-    name: str
-    voxels: int
-    volume_ml: float | None
+    label: int  # its number
+    name: str  # of the structure, "" where it has none
+    voxels: int  # that it has; 0 where it was not found
+    volume_ml: float | None  # its volume in mL; None where millimetres mean nothing
+    # mean predicted IoU of the slices on which it was outlined and that nobody prompted, 0 where it was not found; None where
+    # all were prompted
     confidence: float | None
-    look_at: tuple[str, ...] = ()
-    least_sure: tuple[str, int] | None = None
-    window: tuple[float, float] | None = None
-    template: str = ""
+    look_at: tuple[str, ...] = ()  # slices to look at first, such as "k37": axis of the file and index
+    least_sure: tuple[str, int] | None = None  # view and slice of its least sure outline
+    window: tuple[float, float] | None = None  # intensities that became black and white
+    template: str = ""  # by which it was looked for, "" where it was prompted
 
 
 @dataclass(frozen=True)
 class CaseOutcome:
-    """What came of a case.
+    """What came of a case."""
 
-    Args:
-        case: its name.
-        objects: by label.
-        files: that were written, relative to the folder of the results; the labels last.
-        warnings: one line each.
-        finishing: what each step did to each object.
-        problem: why it failed, "" if it did not.
-        exit_code: of the command, for that: 0, 2, 3, 4 or 70.
-        seconds: step → time that it took.
-        key: hash of settings, weights and prompts that it was made with.
-        image_sha256: of the content of its image.
-        labels_sha256: of the labels as they were written, "" where an earlier version wrote them.
-        modality: of the image, where known.
-        skipped: whether an earlier run made it.
-    """
-
-    case: str
-    objects: tuple[FoundObject, ...] = ()
-    files: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    finishing: tuple[FinishingChange, ...] = ()
-    problem: str = ""
-    exit_code: int = 0
-    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
-    key: str = ""
-    image_sha256: str = ""
-    labels_sha256: str = ""
-    modality: str | None = None
-    skipped: bool = False
+    case: str  # its name
+    objects: tuple[FoundObject, ...] = ()  # by label
+    files: tuple[str, ...] = ()  # that were written, relative to the folder of the results; the labels last
+    warnings: tuple[str, ...] = ()  # one line each
+    finishing: tuple[FinishingChange, ...] = ()  # what each step did to each object
+    problem: str = ""  # why it failed, "" if it did not
+    exit_code: int = 0  # of the command, for that: 0, 2, 3, 4 or 70
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # step → time that it took
+    key: str = ""  # hash of settings, weights and prompts that it was made with
+    image_sha256: str = ""  # of the content of its image
+    labels_sha256: str = ""  # of the labels as they were written, "" where an earlier version wrote them
+    modality: str | None = None  # of the image, where known
+    skipped: bool = False  # whether an earlier run made it
 
     @property
     def surest(self) -> float:
@@ -215,10 +188,11 @@ def measure_again(
 
 def _count_objects(known: Iterable[FoundObject], labels: Path, like: Volume) -> tuple[FoundObject, ...]:
     """Those that are known and those that somebody added, with the voxels that they have in a file of labels."""
-    array: NDArray[Any] = io.load_labels(labels, like).array
+    volume, described = io.load_described(labels, like)
+    array: NDArray[Any] = volume.array
     counts = {label: int(np.count_nonzero(array[box] == label)) for label, box in object_boxes(array).items()}
     own = {each.label: each for each in known}
-    for each in io.describe_labels(labels, like, sorted(counts.keys() - own.keys())):
+    for each in described:
         if each.label in counts:
             own.setdefault(each.label, FoundObject(each.label, each.name, 0, 0.0, None))
     voxels = {label: counts.get(label, 0) for label in sorted(own)}

@@ -16,8 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 
 from medical_sam2 import io
@@ -55,13 +57,15 @@ from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
+from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Precision, Segmenter, check_choices
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
+from medical_sam2.tracking.cropping import VolumePlan
 from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
-from medical_sam2.tracking.plan import bytes_needed, plan_tracking, refuse_blank
-from medical_sam2.tracking.template import Template
+from medical_sam2.tracking.plan import bytes_needed, refuse_blank
+from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.volume import Segmentation, Volume
 
@@ -73,7 +77,6 @@ except ImportError:  # Windows: drafts of a killed run stay, hidden
 Existing = Literal["refuse", "skip", "redo changed", "overwrite"]
 READING = ("geometry_from", "frame", "series", "allow_gap")
 TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features", "priority")
-HELD_BY_TABLE = " does not hold "  # names, which the table of results has
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """What `io.atomic` calls a file that is not whole yet."""
 
@@ -166,19 +169,12 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class BatchJob:
-    """A case that is to be outlined, wherever that is done.
+    """A case that is to be outlined, wherever that is done."""
 
-    Args:
-        case: it.
-        folder: of the results.
-        settings: how.
-        key: hash of all that its result depends on beside its image.
-    """
-
-    case: BatchCase
-    folder: Path
-    settings: BatchSettings
-    key: str
+    case: BatchCase  # it
+    folder: Path  # of the results
+    settings: BatchSettings  # how
+    key: str  # hash of all that its result depends on beside its image
 
 
 def segment_cases(
@@ -273,21 +269,12 @@ class BatchRun:
         if done and existing == "refuse":
             problem = f"{say_count(len(self.cases), 'case', 'are', part=len(done))} done already, {next(iter(done))} among them"
             raise InputError(problem, "say --skip-existing or --overwrite", subject=self.folder)
-        if existing == "overwrite":
-            return
+        if existing == "overwrite" or (self.folder / REPORTS).is_dir():
+            return  # where a run began, labels without a report are of the case at which it was killed
         for case in self.cases:
             labels = self.folder / self.layout.labels(case, self.settings.suffix)
-            if (
-                case.name not in done
-                and not report_of(case.name, self.folder).exists()
-                and labels.exists()
-                and not self._begun()
-            ):
+            if labels.exists():
                 raise InputError("exists already, and no run of this command made it", "choose another folder", subject=labels)
-
-    def _begun(self) -> bool:
-        """Whether a run of this command began here: labels without a report are of the case at which it was killed."""
-        return (self.folder / REPORTS).is_dir()
 
     def outline(self, work: Callable[[Sequence[BatchJob]], Iterator[CaseOutcome]]) -> Iterator[CaseOutcome]:
         """Do what is to be done; tables are whole after each case, whatever stops the run.
@@ -329,6 +316,49 @@ class BatchRun:
     def done(self) -> list[CaseOutcome]:
         """What is known of the cases, in their order."""
         return [self.outcomes[case.name] for case in self.cases if case.name in self.outcomes]
+
+
+@dataclass(frozen=True)
+class BatchEstimate:
+    """What a run would take."""
+
+    seconds: float  # about so long; at most, where nothing was done yet that could be measured
+    bytes: int  # memory of the largest case; 0 where no header has a size
+    measured: bool  # whether earlier cases of this folder tell the time
+
+
+def estimate_run(run: BatchRun, grids: Mapping[str, Volume], segmenter: Segmenter) -> BatchEstimate:
+    """Time and memory of what is to be done: from the cases that are done, or from eight slices that are made up.
+
+    Args:
+        run: with its jobs.
+        grids: case → grid, as far as known; other cases count as the usual one.
+        segmenter: the network.
+    """
+    size = segmenter.network.image_size
+    todo = [grids[job.case.name] for job in run.todo if job.case.name in grids]
+    memory = max(
+        (bytes_needed(each, 1, size, probability=False, uncertainty=False) + each.array.nbytes for each in todo), default=0
+    )
+    if times := [sum(each.seconds.values()) for each in run.done() if each.seconds]:
+        return BatchEstimate(median(times) * len(run.todo), memory, measured=True)
+    views = {"three": 3, "auto": 3, "six": 6}.get(run.settings.views, 1)
+    slices = [min(each.shape) if views == 1 else sum(each.shape) * views / 3 for each in todo]
+    if any(job.case.template for job in run.todo):
+        slices = [count + 2 * SEARCHED for count in slices]
+    usual = median(slices) if slices else 100
+    tuned = sum(job.case.reads_masks for job in run.todo)  # clicks and boxes are nothing to tune to
+    seconds = _seconds_per_slice(segmenter) * usual * len(run.todo) + run.settings.adapt * tuned
+    return BatchEstimate(seconds, memory, measured=False)
+
+
+def _seconds_per_slice(segmenter: Segmenter) -> float:
+    """Of a bright block in eight slices."""
+    array = np.random.default_rng(0).normal(0, 20, (64, 64, 8)).astype(np.float32)
+    array[20:44, 20:44] += 200
+    start = time.perf_counter()
+    segmenter.segment_volume(Volume(array, np.diag([1.0, 1.0, 3.0, 1.0])), [Box((18, 18, 4), (46, 46, 4))], views="one")
+    return (time.perf_counter() - start) / array.shape[2]
 
 
 @contextmanager
@@ -403,7 +433,8 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     report_of(case.name, job.folder).unlink(missing_ok=True)
     (job.folder / labels).parent.mkdir(parents=True, exist_ok=True)
     beside = layout.add_image(case, image, job.folder, settings.reading)
-    lost = [line for line in io.save(found, job.folder / labels, image, formats=settings.format) if HELD_BY_TABLE not in line]
+    notes = io.save(found, job.folder / labels, image, formats=settings.format)
+    lost = [line for line in notes if not isinstance(line, registry.TableNote)]  # the table of results has names
     clock.append(time.perf_counter())
     read, track, write = (round(after - before, 3) for before, after in pairwise(clock))
     by = "" if case.template is None else case.template.name
@@ -429,7 +460,8 @@ def _track_and_finish(
     names = {**(template.annotation.names if template else {}), **named.names}
     settings.finishing.check(image.spacing_mm)
     steps = settings.finishing.steps(labels, names, known=False)
-    limits = plan_tracking(image, named.prompts, settings.views).limits if steps and named.prompts else {}
+    plan = VolumePlan.of(image, named.prompts, settings.views) if named.prompts else None
+    limits = plan.limits if steps and plan else {}
     unknown = settings.finishing.unknown(labels, names)
     first = tuple(word for word in settings.priority if word in map(str, labels) or word in names.values())
     unknown += [f"--priority {word}" for word in settings.priority if word not in first]
@@ -437,7 +469,7 @@ def _track_and_finish(
     adapted = adapt_to_outlines(segmenter.network, image, named.prompts, window=settings.window, seconds=settings.adapt)
     with adapted, gathering_unkept() as unkept:
         if template is None:
-            found = segmenter.segment_volume(image, named.prompts, names=named.names, **tracking)
+            found = segmenter.segment_volume(image, named.prompts, names=named.names, plan=plan, **tracking)
         else:
             found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **tracking)
     found, changes = finish(found, steps, named.prompts, limits)

@@ -58,25 +58,15 @@ MOST_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table.
+    """A row of a table."""
 
-    Args:
-        where: the row, as messages name it.
-        object: label; None where each label of a mask is an object.
-        name: of the object, "" where it has none.
-        key: of an object in a file of prompts.
-        content: its entry there.
-        unit: of coordinates.
-        rule: how the numbers of a mask are meant that no value is chosen from.
-    """
-
-    where: str
-    object: int | None
-    name: str
-    key: str
-    content: Any
-    unit: Unit = "voxel"
-    rule: MaskRule = AS_DRAWN
+    where: str  # the row, as messages name it
+    object: int | None  # label; None where each label of a mask is an object
+    name: str  # of the object, "" where it has none
+    key: str  # of an object in a file of prompts
+    content: Any  # its entry there
+    unit: Unit = "voxel"  # of coordinates
+    rule: MaskRule = AS_DRAWN  # how the numbers of a mask are meant that no value is chosen from
 
     def read(self, volume: Volume) -> NamedPrompts:
         """What it points at; errors name the row."""
@@ -294,11 +284,7 @@ def case_of(image: Path) -> str:
 
 
 def check_name(name: str) -> str:
-    """The name of a case, if files can be called so.
-
-    Raises:
-        InputError: they cannot.
-    """
+    """The name of a case; raises InputError if files cannot be called so."""
     if len(name) > LONGEST_NAME:
         raise InputError(f"the name {name[:20]!r} … of a case has {len(name)} letters", f"give it {LONGEST_NAME} at most")
     if not name or not name.isprintable() or name.startswith((".", "-", " ")) or set(name) & set('/\\:*?"<>|'):
@@ -407,11 +393,7 @@ def coordinates_of(group: tuple[str, ...], cells: Mapping[str, Any]) -> list[Any
 
 
 def number_of(value: Any, what: str) -> float:
-    """The number in a cell.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The number in a cell; raises InputError if there is none."""
     try:
         number = float("" if isinstance(value, bool) else read_number(value) if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError):
@@ -420,11 +402,7 @@ def number_of(value: Any, what: str) -> float:
 
 
 def whole_number(value: Any, what: str) -> int | None:
-    """The whole number in a cell; none where it is empty.
-
-    Raises:
-        InputError: it is another number, or none.
-    """
+    """The whole number in a cell; none where it is empty; raises InputError for anything else."""
     if value is None:
         return None
     number = number_of(value, what)

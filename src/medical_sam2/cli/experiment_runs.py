@@ -70,11 +70,7 @@ def run_recipe(
 
 
 def _is_finished(recipe: Recipe, run: Path, outcome: Path, *, print_it: bool = True) -> bool:
-    """Whether all steps of a run are done, and what comes of it was written after them; a line says so.
-
-    Args:
-        outcome: a file, or a folder of files.
-    """
+    """Whether all steps of a run are done, and its outcome, a file or a folder of files, was written after; a line says so."""
     if check_resumed(recipe, run) < recipe.steps:
         return False
     written = [path.stat().st_mtime_ns for path in (outcome, *outcome.glob("*")) if path.is_file()]

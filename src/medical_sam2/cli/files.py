@@ -125,7 +125,7 @@ def requested(outputs: OutputOptions) -> dict[str, Path]:
     return {option: path for option in ("output", *MAPS, *SUFFIXES) if (path := getattr(outputs, option)) is not None}
 
 
-def names(outputs: OutputOptions, objects: Sequence[int], found: Segmentation | None = None) -> list[str]:
+def list_outputs(outputs: OutputOptions, objects: Sequence[int], found: Segmentation | None = None) -> list[str]:
     """All files that will be written, those of single objects by their own names; once they are found, of those that were."""
     there = {None, *(objects if found is None else found.objects())}
     probable = objects if found is None else found.probability
@@ -166,12 +166,7 @@ def naming(file: Path) -> Iterator[None]:
 
 # All at once and before anything is read: an hour of tracking must not end with a file that cannot be written.
 def check_files(inputs: Sequence[Path], corrected: Path | None, outputs: OutputOptions) -> None:
-    """Refuse files that are not there, and whatever could not be written or would destroy an input.
-
-    Args:
-        inputs: files that are read.
-        corrected: the one of them that may be replaced.
-        outputs: what is to be written.
+    """Refuse files that are not there, and whatever could not be written or would destroy an input but the corrected one.
 
     Raises:
         InputError: an unknown suffix, a folder that is missing or not writable, a file that exists, or one file for two things.
@@ -216,11 +211,7 @@ def separated(outputs: OutputOptions) -> bool:
 
 
 def check_overlap(outputs: OutputOptions) -> None:
-    """Refuse an output that cannot hold objects which overlap.
-
-    Raises:
-        ConfigError: its format holds one object at each voxel.
-    """
+    """Refuse an output whose format holds one object at each voxel; raises ConfigError."""
     format = registry.writer_of(outputs.output, outputs.format)
     if "overlaps" not in format.carries and not separated(outputs):
         remedy = f"save to {', '.join(registry.written('overlaps', outputs.format))}, or add --separate"
@@ -329,20 +320,12 @@ def write(
     The labels come last, so that after a run that was killed they are there only if all else is; but where there is no room
     left for them, they come first.
 
-    Args:
-        outputs: what is requested.
-        volume: the image.
-        found: what was outlined in it.
-        prompts: drawn in the preview.
-        report: facts about the run.
-        objects: that were asked for, or were there before.
-
     Whatever stops it, an interrupt too: files that were not there before are gone again.
     """
     files, there = _labels_files(outputs, objects), {None, *found.objects()}
     labels = [*_label_savers(outputs, volume, found, {label: file for label, file in files.items() if label in there})]
     beside = [*_savers(outputs, volume, found, prompts), *_map_savers(outputs, volume, found, objects)]
-    fresh = [file for file in map(Path, names(outputs, objects, found)) if not file.exists()]
+    fresh = [file for file in map(Path, list_outputs(outputs, objects, found)) if not file.exists()]
     try:
         done = Writing()
         done.save([*beside, *_report_saver(outputs, report, done), *labels])
@@ -357,7 +340,7 @@ def write(
         f"{file.name} is not written: object {label} was not found" for label, file in files.items() if label not in there
     ]
     held = outputs.label_table is not None and outputs.label_table not in done.failed
-    done.notes = [*absent, *(note for note in done.notes if not (held and " does not hold " in note))]
+    done.notes = [*absent, *(note for note in done.notes if not (held and isinstance(note, registry.TableNote)))]
     return done
 
 

@@ -58,24 +58,16 @@ class Extra:
 
 @dataclass(frozen=True)
 class Health:
-    """All that `doctor` finds.
-
-    Args:
-        versions: package → version, None where it is absent.
-        cores: those that this process may use.
-        features: names of processor features that matter here.
-        fast_bf16: whether the processor computes with bfloat16 itself.
-        memory_gib: of the machine, or of the container where that is less.
-    """
+    """All that `doctor` finds."""
 
     python: str
     system: str
-    versions: dict[str, str | None]
+    versions: dict[str, str | None]  # package → version, None where it is absent
     processor: str
-    cores: int
-    features: tuple[str, ...]
-    fast_bf16: bool
-    memory_gib: float
+    cores: int  # those that this process may use
+    features: tuple[str, ...]  # names of processor features that matter here
+    fast_bf16: bool  # whether the processor computes with bfloat16 itself
+    memory_gib: float  # of the machine, or of the container where that is less
     devices: tuple[Device, ...]
     weights: tuple[EmbeddedWeights, ...]
     extras: tuple[Extra, ...]

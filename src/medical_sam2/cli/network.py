@@ -3,9 +3,9 @@
 Imports torch, which takes seconds: commands import this after they have checked their files.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import file_digest, sha256
 from inspect import signature
 from pathlib import Path
@@ -32,8 +32,9 @@ from medical_sam2.plugins import find
 from medical_sam2.segmenter import Segmenter, check_choices, check_threads
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import Need, slice_needs
+from medical_sam2.tracking.cropping import VolumePlan
 from medical_sam2.tracking.image_set import ORDERS, ImageMask, Shuffled
-from medical_sam2.tracking.plan import Group, TrackingPlan, bytes_needed, plan_tracking
+from medical_sam2.tracking.plan import array_axis, bytes_needed
 from medical_sam2.tracking.set_consensus import NETWORK_FILE
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.views import View
@@ -119,6 +120,16 @@ def weights_digest(weights: str) -> str:
         raise WeightsError("cannot be read again", "check the file", subject=path) from error
 
 
+@dataclass(frozen=True, eq=False)
+class RunPlan:
+    """What a run will do."""
+
+    tracked: VolumePlan
+    warnings: tuple[str, ...]  # about prompts, views, names and settings
+    window: Window  # of intensities, the first
+    bytes: int  # of memory, beside the image
+
+
 def plan(
     volume: Volume,
     named: NamedPrompts,
@@ -126,16 +137,8 @@ def plan(
     segmenter: Segmenter | None,
     outputs: OutputOptions,
     earlier: Volume | None,
-) -> tuple[TrackingPlan, Window, int]:
-    """What tracking will do, with warnings about settings that have no effect; its first window; bytes beside the image.
-
-    Args:
-        volume: the image.
-        named: prompts.
-        options: settings.
-        segmenter: None where the weights are not here.
-        outputs: what is requested.
-        earlier: result that is corrected.
+) -> RunPlan:
+    """What a run will do, with warnings about settings that have no effect.
 
     Raises:
         PromptError: prompts that contradict each other.
@@ -143,10 +146,11 @@ def plan(
         ResourceError: too little memory.
     """
     window = choose_window(volume, options.window)
-    tracking = plan_tracking(volume, named.prompts, options.views, None if earlier is None else earlier.array)
-    warnings = [*_empty_slices(volume, tracking.groups), *tracking.warnings, *name_notes(outputs, named.names), *named.notes]
+    tracked = VolumePlan.of(volume, named.prompts, options.views, None if earlier is None else earlier.array)
+    notes = (*tracked.tracking.warnings, *name_notes(outputs, named.names), *named.notes)
+    warnings = [*_empty_slices(tracked), *notes]
     warnings += warn_without_outlines(named.prompts, options.adapt)
-    one_view = all(len(group.views) == 1 for group in tracking.groups)
+    one_view = all(len(group.views) == 1 for group in tracked.tracking.groups)
     if options.fusion in {"mean", "vote"} and one_view:
         warnings.append("--fusion changes nothing: one view is tracked")
     if outputs.uncertainty is not None and one_view:
@@ -154,7 +158,7 @@ def plan(
     maps = {"probability": outputs.probability is not None, "uncertainty": outputs.uncertainty is not None}
     size = bytes_needed(volume, len(named.labels), _image_size(options, segmenter), **maps)
     require_memory(size, volume.source or "the volume")
-    return replace(tracking, warnings=tuple(dict.fromkeys(warnings))), window, size
+    return RunPlan(tracked, tuple(dict.fromkeys(warnings)), window, size)
 
 
 def describe_volume_run(
@@ -164,7 +168,7 @@ def describe_volume_run(
     options: InferenceOptions,
     *,
     segmenter: Segmenter | None,
-    plan: TrackingPlan,
+    plan: RunPlan,
     earlier: Volume | None,
 ) -> dict[str, Any]:
     """Image, prompts, machine and settings, for the report; weights may bring no consensus, and a correction does without."""
@@ -173,9 +177,9 @@ def describe_volume_run(
     return describe_run(file, image, named, used) | describe_plan(plan, used, segmenter)
 
 
-def describe_plan(plan: TrackingPlan, options: InferenceOptions, segmenter: Segmenter | None) -> dict[str, Any]:
+def describe_plan(plan: RunPlan, options: InferenceOptions, segmenter: Segmenter | None) -> dict[str, Any]:
     """Machine, weights and views, for the report."""
-    views = {label: [view.name for view in group.views] for group in plan.groups for label in group.prompts}
+    views = {label: [view.name for view in group.views] for group in plan.tracked.tracking.groups for label in group.prompts}
     return {
         **describe_network(options, segmenter),
         "engine": options.engine,
@@ -231,16 +235,17 @@ def _image_size(options: NetworkOptions, segmenter: Segmenter | None) -> int:
     return options.image_size or trained_size(options.weights) or UNKNOWN_SIZE
 
 
-def _empty_slices(volume: Volume, groups: Iterable[Group]) -> Iterator[str]:
+def _empty_slices(plan: VolumePlan) -> Iterator[str]:
     """One line for each prompted slice on which all intensities are equal: nothing can be found there."""
-    for group in groups:
-        view, axes = group.view, volume.orientation
-        stack_thw, axis = view.apply(volume.array, axes), "ijk"[view.order(axes)[0]]
+    volume = plan.crop.whole
+    for group in plan.tracking.groups:
+        axis = array_axis(volume, group.view)
         for t in sorted({t for frames in group.prompts.values() for t in frames}):
-            if stack_thw[t].min() == stack_thw[t].max():
-                place = view.slice_index(t, len(stack_thw), axes)
+            place = plan.slice_index(group.view, t)
+            on_slice = volume.array.take(place, axis)
+            if on_slice.min() == on_slice.max():
                 objects = ", ".join(str(label) for label, frames in group.prompts.items() if t in frames)
-                yield f"slice {place} of axis {axis} holds one grey value only, and object {objects} is prompted there"
+                yield f"slice {place} of axis {'ijk'[axis]} holds one grey value only, and object {objects} is prompted there"
 
 
 def adapted(

@@ -16,7 +16,7 @@ from medical_sam2.errors import ConfigError, InputError, PromptError, read_numbe
 
 FLAG = Parameter(negative="", show_default=False)
 REPEATED = Parameter(negative="", show_default=False)
-WITH_HYPHENS = Parameter(negative="", allow_leading_hyphen=True)
+WITH_HYPHENS = Parameter(negative="", allow_leading_hyphen=True, show_default=False)
 BOXES, LINES = ("--box", "--negative-box"), ("--scribble", "--negative-scribble", "--lasso", "--negative-lasso", "--diameter")
 VOXELS = (
     {"--point": "I J K", "--negative": "I J K", "--slices": "K K2"}
@@ -99,11 +99,7 @@ class InferenceOptions(TrackingOptions):
     priority: Annotated[tuple[str, ...], REPEATED] = ()
 
     def check_fusion(self) -> None:
-        """Refuse a mean or a vote of one view; a plug-in may do what it likes with it.
-
-        Raises:
-            ConfigError: it is.
-        """
+        """Refuse a mean or a vote of one view; a plug-in may do what it likes with it; raises ConfigError."""
         if self.fusion in {"mean", "vote"} and self.views in ONE_VIEW:
             raise ConfigError(
                 "--fusion changes nothing: one view is tracked", "leave it out, or give --views three, six or auto"
@@ -171,11 +167,7 @@ def convert_strictly(kind: Any, tokens: Sequence[Token]) -> Any:
 
 
 def check_threshold(threshold: float | None, *, each_label: bool) -> None:
-    """Refuse a threshold of masks that is no number, or beside the option that excludes it.
-
-    Raises:
-        ConfigError: it is.
-    """
+    """Refuse a threshold of masks that is no number, or beside the option that excludes it; raises ConfigError."""
     if threshold is not None and each_label:
         raise ConfigError("--each-label and --threshold contradict each other", "give one of them")
     if threshold is not None and not isfinite(threshold):

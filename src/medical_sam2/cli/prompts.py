@@ -13,7 +13,7 @@ from medical_sam2 import io
 from medical_sam2.cli.options import FLAG, PIXELS, REPEATED, VOXELS, WITH_HYPHENS, check_threshold, parse_numbers
 from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.image_folder import ImageFolder
-from medical_sam2.io.labels import MaskRule, Outline, is_lossy, outlines, read_label_map
+from medical_sam2.io.labels import MaskRule, Outline, is_lossy, labels_in, outlines, read_label_map
 from medical_sam2.io.prompt_file import NamedPrompts, Places, check_limits_given_once, load_prompts, masks_from
 from medical_sam2.prompts import FramePrompt, Mask, Prompt, check_frame_prompt, check_object
 from medical_sam2.strokes import (
@@ -27,7 +27,7 @@ from medical_sam2.strokes import (
     lasso_prompt,
     scribble_prompt,
 )
-from medical_sam2.tracking.plan import check_named, labels_in
+from medical_sam2.tracking.plan import check_named
 from medical_sam2.volume import Volume
 
 STROKES: tuple[tuple[str, type[Stroke], bool], ...] = (
@@ -37,6 +37,13 @@ STROKES: tuple[tuple[str, type[Stroke], bool], ...] = (
     ("negative_lasso", Lasso, False),
     ("diameter", Diameter, True),
 )
+VoxelWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--point"])]
+VoxelBoxWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--box"])]
+VoxelLineWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--scribble"])]
+SliceWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--slices"])]
+PixelWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--point"])]
+PixelBoxWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--box"])]
+PixelLineWords = Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--scribble"])]
 GIVE_PROMPT = "give --point I J K, --box, --mask or --prompts"
 POINTED = ("point", "negative", "box", "negative_box", "slices", *(option for option, _, _ in STROKES))
 
@@ -69,19 +76,17 @@ class PointingOptions:
         mm: coordinates of the command line are millimetres in RAS+.
     """
 
-    point: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--point"], show_default=False)] = ()
-    negative: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--negative"], show_default=False)] = ()
-    box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--box"], show_default=False)] = ()
-    negative_box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--box"], show_default=False)] = ()
-    scribble: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--scribble"], show_default=False)] = ()
-    negative_scribble: Annotated[
-        tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--scribble"], show_default=False)
-    ] = ()
+    point: VoxelWords = ()
+    negative: VoxelWords = ()
+    box: VoxelBoxWords = ()
+    negative_box: VoxelBoxWords = ()
+    scribble: VoxelLineWords = ()
+    negative_scribble: VoxelLineWords = ()
     width: float | None = None
-    lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--lasso"], show_default=False)] = ()
-    negative_lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--lasso"], show_default=False)] = ()
-    diameter: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--diameter"], show_default=False)] = ()
-    slices: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=VOXELS["--slices"], show_default=False)] = ()
+    lasso: VoxelLineWords = ()
+    negative_lasso: VoxelLineWords = ()
+    diameter: VoxelLineWords = ()
+    slices: SliceWords = ()
     interpolate: Annotated[bool, FLAG] = False
     mask: Annotated[tuple[Path, ...], REPEATED] = ()
     threshold: float | None = None
@@ -135,35 +140,27 @@ class SetPromptOptions:
     mask: Annotated[tuple[str, ...], REPEATED] = ()
     threshold: float | None = None
     each_label: Annotated[bool, FLAG] = False
-    box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--box"], show_default=False)] = ()
-    point: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--point"], show_default=False)] = ()
-    negative: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--negative"], show_default=False)] = ()
-    negative_box: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--box"], show_default=False)] = ()
-    scribble: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--scribble"], show_default=False)] = ()
-    negative_scribble: Annotated[
-        tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--scribble"], show_default=False)
-    ] = ()
+    box: PixelBoxWords = ()
+    point: PixelWords = ()
+    negative: PixelWords = ()
+    negative_box: PixelBoxWords = ()
+    scribble: PixelLineWords = ()
+    negative_scribble: PixelLineWords = ()
     width: float | None = None
-    lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--lasso"], show_default=False)] = ()
-    negative_lasso: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--lasso"], show_default=False)] = ()
-    diameter: Annotated[tuple[str, ...], WITH_HYPHENS, Parameter(metavar=PIXELS["--diameter"], show_default=False)] = ()
+    lasso: PixelLineWords = ()
+    negative_lasso: PixelLineWords = ()
+    diameter: PixelLineWords = ()
     object: int | None = None
     name: Annotated[tuple[str, ...], REPEATED] = ()
 
 
 @dataclass(frozen=True)
 class SetPrompts:
-    """The prompts of a set of images.
+    """The prompts of a set of images."""
 
-    Args:
-        prompts: image → object → prompt.
-        names: object → name.
-        files: masks that were read.
-    """
-
-    prompts: Mapping[int, Mapping[int, FramePrompt]]
-    names: Mapping[int, str]
-    files: tuple[Path, ...]
+    prompts: Mapping[int, Mapping[int, FramePrompt]]  # image → object → prompt
+    names: Mapping[int, str]  # object → name
+    files: tuple[Path, ...]  # masks that were read
 
 
 def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | None = None) -> NamedPrompts:
@@ -418,11 +415,7 @@ def _nothing_to_join() -> tuple[Prompt, ...]:
 
 
 def _scribble_width(options: PointingOptions | SetPromptOptions) -> float:
-    """Of the scribbles.
-
-    Raises:
-        ConfigError: a width without a scribble.
-    """
+    """Of the scribbles; raises ConfigError for a width without a scribble."""
     if options.width is not None and not (options.scribble or options.negative_scribble):
         raise ConfigError("--width changes nothing: there is no scribble", "give --scribble, or leave it out")
     return Scribble.width if options.width is None else options.width

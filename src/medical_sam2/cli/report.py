@@ -30,13 +30,13 @@ from medical_sam2.io.registry import Picture
 from medical_sam2.io.safe_open import megabytes
 from medical_sam2.io.voxels import round_ml, volume_ml
 from medical_sam2.prompts import FramePrompt
-from medical_sam2.tracking.plan import Group
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from medical_sam2.cli.network import RunPlan
     from medical_sam2.tracking.image_set import ImageMask
     from medical_sam2.tracking.volume_tracker import FrameDone
 
@@ -151,16 +151,17 @@ def _settings(options: object) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
 
 
-def dry_run_text(report: Mapping[str, Any], volume: Volume, groups: Iterable[Group], window: Window, size: int) -> str:
+def dry_run_text(report: Mapping[str, Any], plan: "RunPlan") -> str:
     """What would be done, for people."""
+    volume = plan.tracked.crop.whole
     lines = [
         f"image    {'×'.join(map(str, volume.shape))} voxels, {volume.orientation}, {volume.modality or 'unknown modality'}"
     ]
-    for group in groups:
+    for group in plan.tracked.tracking.groups:
         axis = group.view.order(volume.orientation)[0]
         views = ", ".join(view.name for view in group.views)
         for label, frames in group.prompts.items():
-            places = sorted(group.view.slice_index(t, volume.shape[axis], volume.orientation) for t in frames)
+            places = sorted(plan.tracked.slice_index(group.view, t) for t in frames)
             slices = ", ".join(map(str, places))
             lines.append(f"object   {label}, prompted on slice {slices} of axis {'ijk'[axis]}; views: {views}")
     weights = report["weights"]
@@ -168,8 +169,8 @@ def dry_run_text(report: Mapping[str, Any], volume: Volume, groups: Iterable[Gro
     lines += [
         f"weights  {weights['name']} at {weights['image_size']} px, {there}",
         f"device   {report['device'] or 'not asked'}",
-        f"window   {window}",
-        f"memory   about {megabytes(size)}",
+        f"window   {plan.window}",
+        f"memory   about {megabytes(plan.bytes)}",
     ]
     return "\n".join([*lines, *(f"would write {path}" for path in report["files"]), "nothing was computed"]) + "\n"
 

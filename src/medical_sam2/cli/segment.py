@@ -13,14 +13,16 @@ from medical_sam2.cli.options import FLAG, FinishingOptions, InferenceOptions, T
 from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page, volume_prompts
 from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError, gathering_unkept
 from medical_sam2.io import labels, registry
+from medical_sam2.io.labels import Outline
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.tracking.finishing import FinishingSettings, FinishingSteps, finish
-from medical_sam2.tracking.plan import labels_in, order_objects, refuse_blank
+from medical_sam2.tracking.plan import order_objects, refuse_blank
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from medical_sam2.segmenter import Segmenter
+    from medical_sam2.tracking.cropping import VolumePlan
 
 
 NO_PROMPTS, AS_USUAL, AS_IT_IS = PromptOptions(), InferenceOptions(), Reading()
@@ -64,19 +66,19 @@ def segment(
     steps = _finishing_steps(finishing, image, named)
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
-    plan, window, size = network.plan(image, named, options, segmenter, outputs, earlier)
+    plan = network.plan(image, named, options, segmenter, outputs, earlier)
     facts = network.describe_volume_run(volume, image, named, options, segmenter=segmenter, plan=plan, earlier=earlier)
     clock.lap("weights")
     report.print_warnings([*image.warnings, *plan.warnings])
     if segmenter is None or dry_run:
-        facts |= {"files": files.names(outputs, objects), "dry_run": True}
-        report.print_report(facts, report.dry_run_text(facts, image, plan.groups, window, size), json=json)
+        facts |= {"files": files.list_outputs(outputs, objects), "dry_run": True}
+        report.print_report(facts, report.dry_run_text(facts, plan), json=json)
         return 0
     with network.adapted(segmenter, image, named, options):
-        found = _track(segmenter, image, named, options, outputs=outputs, earlier=earlier, quiet=quiet)
-        found, changes = finish(found, steps, named.prompts, plan.limits)
+        found = _track(segmenter, image, named, options, plan=plan.tracked, outputs=outputs, earlier=earlier, quiet=quiet)
+        found, changes = finish(found, steps, named.prompts, plan.tracked.limits if steps else {})
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
-    facts |= {**report.describe_result(image, found, plan.warnings), "files": files.names(outputs, objects, found)}
+    facts |= {**report.describe_result(image, found, plan.warnings), "files": files.list_outputs(outputs, objects, found)}
     facts |= {"finishing": [*map(vars, changes)], "seconds": clock.lap("track")}
     done = files.write(outputs, image, found, named.prompts, facts, objects=objects)
     clock.lap("write")
@@ -123,7 +125,7 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
 
 def _check_objects(named: NamedPrompts, earlier: Volume | None, outputs: OutputOptions, options: InferenceOptions) -> list[int]:
     """All objects, prompted or there before, when what is said of them holds, and their files can be written."""
-    objects = sorted({*named.labels, *labels_in(None if earlier is None else earlier.array)})
+    objects = sorted({*named.labels, *labels.labels_in(None if earlier is None else earlier.array)})
     files.check_further_files(outputs, named, objects)
     order_objects(options.priority, named.labels, named.names)
     if len(named.labels) == 1 and (options.priority or options.overlap):
@@ -150,21 +152,19 @@ def _read(
     registry.writer_of(outputs.output, outputs.format).check_source(image, outputs.output)
     if prompts.correct is None:
         return image, None, volume_prompts(prompts, image, None)
-    earlier = _read_earlier(prompts.correct, image)
+    earlier, described = _read_earlier(prompts.correct, image)
     named = volume_prompts(prompts, image, earlier)
-    with files.naming(prompts.correct):
-        described = io.describe_labels(prompts.correct, image, labels_in(earlier.array))
     names = {outline.label: outline.name for outline in described if outline.name}
     colours = {outline.label: outline.colour for outline in described if outline.colour}
     notes = (*(note for outline in described for note in outline.notes), *named.notes)
     return image, earlier, replace(named, names={**names, **named.names}, colours={**colours, **named.colours}, notes=notes)
 
 
-def _read_earlier(file: Path, image: Volume) -> Volume:
-    """The result that is corrected; --frame is of the image, and picks none of its time points."""
+def _read_earlier(file: Path, image: Volume) -> tuple[Volume, list[Outline]]:
+    """The result that is corrected, and its objects' names; --frame is of the image, and picks none of its time points."""
     try:
         with files.naming(file):
-            return io.load_labels(file, image)
+            return io.load_described(file, image)
     except AmbiguousError as error:
         if not any("--frame" in choice for choice in error.choices):
             raise
@@ -177,6 +177,7 @@ def _track(
     named: NamedPrompts,
     options: InferenceOptions,
     *,
+    plan: "VolumePlan",
     outputs: OutputOptions,
     earlier: Volume | None,
     quiet: bool,
@@ -199,6 +200,7 @@ def _track(
             priority=options.priority,
             features=options.features,
             names=named.names,
+            plan=plan,
             on_frame=progress,
         )
     return replace(found, colours=named.colours, warnings=(*found.warnings, *unkept))

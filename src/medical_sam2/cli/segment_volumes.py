@@ -23,9 +23,8 @@ from medical_sam2.io.safe_open import megabytes
 from medical_sam2.tracking.finishing import FinishingSettings
 
 if TYPE_CHECKING:
-    from medical_sam2.batch.estimate import BatchEstimate
     from medical_sam2.batch.outputs import CaseOutcome
-    from medical_sam2.batch.run import BatchJob, BatchRun, Existing
+    from medical_sam2.batch.run import BatchEstimate, BatchJob, BatchRun, Existing
 
 AS_USUAL, AS_IT_IS, AS_FOUND = InferenceOptions(), Reading(), FinishingOptions()
 MOST_SHOWN = 5
@@ -79,11 +78,7 @@ class BatchOutputOptions:
     overwrite: Annotated[bool, FLAG] = False
 
     def existing(self) -> "Existing":
-        """What is done with cases that are done.
-
-        Raises:
-            ConfigError: two of these options.
-        """
+        """What is done with cases that are done; raises ConfigError for two of these options."""
         known: Mapping[str, Existing] = {"skip_existing": "skip", "redo_changed": "redo changed", "overwrite": "overwrite"}
         given = [option for option in known if getattr(self, option)]
         if len(given) > 1:
@@ -108,22 +103,14 @@ class SharingOptions:
     workers: int | None = None
 
     def check(self) -> None:
-        """Refuse workers without a cluster, or none.
-
-        Raises:
-            ConfigError: they are.
-        """
+        """Refuse workers without a cluster, or none; raises ConfigError."""
         if self.workers is not None and self.cluster is None:
             raise ConfigError("--workers changes nothing: it belongs to --cluster", "leave it out")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"{self.workers} workers do nothing", "give --workers 1 or more")
 
     def share(self) -> tuple[int, int]:
-        """Number and count of parts.
-
-        Raises:
-            ConfigError: no such part.
-        """
+        """Number and count of parts; raises ConfigError if there is no such part."""
         if self.part is None:
             return 1, 1
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.part)
@@ -164,7 +151,7 @@ def segment_volumes(
     finish = FinishingSettings(**vars(finishing))
     _check_words(what, prompts, outputs, options, finish)
     found, grids = _find_and_check(what, prompts, outputs, reading, options, finish)
-    from medical_sam2.batch import cluster, estimate, run  # torch takes seconds to load: not for a wrong row of a table
+    from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
 
     given: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
     settings = run.BatchSettings(**{each.name: given[each.name] for each in fields(run.BatchSettings)})
@@ -172,7 +159,7 @@ def segment_volumes(
     _print_found(found, batch)
     segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
     if dry_run:
-        cost = None if segmenter is None else estimate.estimate(batch, grids, segmenter)
+        cost = None if segmenter is None else run.estimate_run(batch, grids, segmenter)
         failing = _find_failing(batch, grids, Options(**vars(reading)))
         report.print_report(_facts(batch, cost), _dry_run_text(batch, cost, failing), json=json)
         return max((error.exit_code for error in failing.values()), default=0)

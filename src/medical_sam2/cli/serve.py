@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from medical_sam2.cli.options import FLAG
+from medical_sam2.cli.options import FLAG, REPEATED
 from medical_sam2.errors import ConfigError, InputError
 from medical_sam2.intensity_window import named_window
 from medical_sam2.io import registry
@@ -51,13 +51,13 @@ class Reach:
 
     host: str = "127.0.0.1"
     port: int | None = None
-    name: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
-    allow_origin: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    name: Annotated[tuple[str, ...], REPEATED] = ()
+    allow_origin: Annotated[tuple[str, ...], REPEATED] = ()
     password_file: Path | None = None
     users: Path | None = None
     read_only_link: Annotated[bool, FLAG] = False
     root_path: str = ""
-    trusted_proxy: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    trusted_proxy: Annotated[tuple[str, ...], REPEATED] = ()
     certificate: Path | None = None
     key: Path | None = None
 
@@ -113,7 +113,7 @@ def serve(
     machine: Machine = THIS_MACHINE,
     keeping: Keeping = AS_USUAL,
     window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto",
-    format: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    format: Annotated[tuple[str, ...], REPEATED] = (),
     pacs: str = "",
     no_browser: Annotated[bool, FLAG] = False,
 ) -> None:

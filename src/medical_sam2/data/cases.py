@@ -101,11 +101,7 @@ class JoinedReader:
         return tuple(entry for reader in self.readers for entry in reader.entries)
 
     def load(self, position: int) -> TrainingCase:
-        """The case at a position of `entries`.
-
-        Raises:
-            IndexError: there are not so many.
-        """
+        """The case at a position of `entries`; raises IndexError if there are not so many."""
         for reader in self.readers:
             if position < len(reader.entries):
                 return reader.load(position)
@@ -142,11 +138,7 @@ class PoolReader:
 
 
 def read_pool(folder: Path) -> CaseReader:
-    """The cases of a pool, or of all pools (synthetic and prepared ones alike) that lie in a folder, by their names.
-
-    Raises:
-        FormatError: there is no such folder, it holds no case, or a case is broken.
-    """
+    """The cases of a pool, or of all pools in a folder, by name; raises FormatError for no folder, no case, or a broken one."""
     if not folder.is_dir():
         raise FormatError("there is no such folder of cases", MAKE_CASES, subject=folder)
     readers = [PoolReader(path) for path in sorted(folder.glob("*/")) if path.name != ARRAYS]

@@ -374,11 +374,7 @@ def read_masks(values: Mapping[str, int], path: Path) -> Volume:
 
 
 def read_ppm(path: Path) -> Picture:
-    """Read a portable pixmap, gzipped or not.
-
-    Raises:
-        FormatError: it is none, or broken.
-    """
+    """Read a portable pixmap, gzipped or not; raises FormatError if it is none, or broken."""
     with open_regular(path) as stream:
         zipped = stream.read(2) == GZIP_MAGIC
         stream.seek(0)

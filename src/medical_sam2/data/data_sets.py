@@ -94,11 +94,7 @@ class DataSet:
         return LoadedCase((picture,), self._checked(labels, case.label))
 
     def mask(self, labels: NDArray[Any], structure: str) -> NDArray[np.bool_]:
-        """Where a structure is, in a label map of this data set.
-
-        Raises:
-            ConfigError: there is no such structure.
-        """
+        """Where a structure is, in a label map of this data set; raises ConfigError if there is no such structure."""
         if structure not in self.structures:
             raise ConfigError(f"unknown structure {structure!r}", suggestion(structure, self.structures), subject=self.name)
         return np.isin(labels, self.structures[structure])

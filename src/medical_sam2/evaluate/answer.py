@@ -31,9 +31,8 @@ from medical_sam2.evaluate.cases import (
     open_data_set,
 )
 from medical_sam2.evaluate.figures import write_sketch
-from medical_sam2.evaluate.methods import find_method, is_by_user
+from medical_sam2.evaluate.methods import MethodError, find_method, guard_method, is_by_user
 from medical_sam2.evaluate.methods.interface import Correcting, Method, MethodAnswer, MethodInputs, TrainingCases
-from medical_sam2.evaluate.methods.user_methods import MethodError, guard_method
 from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition, Kind
 from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score
@@ -322,13 +321,7 @@ def _keep_finite(sure: Sequence[tuple[float, float]]) -> tuple[tuple[float, floa
 
 
 def prompts_of_volume(task: VolumeTask, kind: Kind, prompts: FramePrompts) -> tuple[Prompt, ...]:
-    """All prompts in voxels, of a kind that says more than its slices do; empty where they say all.
-
-    Args:
-        task: the volume, and the truth.
-        kind: of the prompts.
-        prompts: of slices: frame → its prompt.
-    """
+    """All prompts in voxels, of a kind that says more than its slices (frame → prompt) do; empty where they say all."""
     if kind == "scribble":
         lines = {t: draw_scribble(task.truth_thw[t]) for t in sorted(prompts)}
         return tuple(Scribble(_in_voxels(task, t, line), width=1) for t, line in lines.items())

@@ -130,11 +130,7 @@ class SimulatedReader:
 
     @property
     def usable(self) -> list[int]:
-        """Frames that can be prompted.
-
-        Raises:
-            PromptError: there is none.
-        """
+        """Frames that can be prompted; raises PromptError if there is none."""
         found = [t for t, truth in enumerate(self.truths) if is_boxable(truth)]
         if not found:
             raise PromptError("no frame shows more than a single row of pixels of the structure", "leave it out")

@@ -25,8 +25,7 @@ from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.evaluate.answer import answer_job
 from medical_sam2.evaluate.cases import SetTask, VolumeTask, draw_distractors, is_boxable, open_data_set
 from medical_sam2.evaluate.figures import SKETCHES
-from medical_sam2.evaluate.methods import find_method, method_label
-from medical_sam2.evaluate.methods.user_methods import MethodError
+from medical_sam2.evaluate.methods import MethodError, find_method, method_label
 from medical_sam2.evaluate.protocols import Kind, spread_evenly
 from medical_sam2.evaluate.study import (
     AnswerKey,
@@ -72,11 +71,7 @@ class StudyPlan:
 
 
 def plan_studies(studies: Sequence[Study], folders: Sequence[Path]) -> StudyPlan:
-    """The jobs of each study.
-
-    Raises:
-        ConfigError: two data sets share a name.
-    """
+    """The jobs of each study; raises ConfigError if two data sets share a name."""
     both = [_list_jobs(study, folder) for study, folder in zip(studies, folders, strict=True)]
     left = {open_data_set(folder).name: _describe_left_out(each, folder) for each in studies[:1] for folder in each.data}
     return StudyPlan(

@@ -92,11 +92,7 @@ def pack_rows(task: AnswerKey, rows: Sequence[Row]) -> str:
 
 
 def unpack_rows(path: Path) -> dict[AnswerKey, list[Row]]:
-    """The finished tasks of an earlier run; a last line that was cut off is left out.
-
-    Raises:
-        FormatError: a line that is none of ours.
-    """
+    """The finished tasks of an earlier run, less a last line that was cut off; raises FormatError for another's line."""
     done: dict[AnswerKey, list[Row]] = {}
     whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # not splitlines: names may hold other ends of lines
     for number, line in enumerate(whole, start=1):
@@ -209,11 +205,7 @@ class EvaluationJob:
         return self.blank.task
 
     def load(self) -> EvaluationCase:
-        """What is to be outlined.
-
-        Raises:
-            PromptError: there is nothing to measure.
-        """
+        """What is to be outlined; raises PromptError if there is nothing to measure."""
         return load_case(self.folder, self.case, self.cases, self.structure, self.distractors)
 
     @property

@@ -200,25 +200,15 @@ def last_rounds(rows: Iterable[Row]) -> list[Row]:
 
 @dataclass(frozen=True)
 class RoundSummary:
-    """All rounds of a structure.
+    """All rounds of a structure."""
 
-    Args:
-        dice_auc: area under Dice over the clicks, by trapezoids, a first box left out: 4 is perfect with five clicks.
-        surface_auc: the same of the surface Dice, which is 0 where Dice is at most `TOO_POOR`.
-        dice: after the last click.
-        surface: surface Dice after the last click.
-        clicks: how many until the IoU reached each of `GOOD`; the most there were where it never did.
-        reached: whether it ever did.
-        seconds: of all rounds.
-    """
-
-    dice_auc: float
-    surface_auc: float
-    dice: float
-    surface: float
-    clicks: tuple[int, ...]
-    reached: tuple[bool, ...]
-    seconds: float
+    dice_auc: float  # area under Dice over the clicks, by trapezoids, a first box left out: 4 is perfect with five clicks
+    surface_auc: float  # the same of the surface Dice, which is 0 where Dice is at most `TOO_POOR`
+    dice: float  # after the last click
+    surface: float  # surface Dice after the last click
+    clicks: tuple[int, ...]  # how many until the IoU reached each of `GOOD`; the most there were where it never did
+    reached: tuple[bool, ...]  # whether it ever did
+    seconds: float  # of all rounds
 
 
 def summarise_rounds(rows: Iterable[Row]) -> RoundSummary:

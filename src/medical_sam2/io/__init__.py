@@ -10,7 +10,7 @@ save(labels, "brain_seg.nii.gz", like=volume)         # the same grid, bit for b
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error
+from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io import label_table, labels, nrrd, registry, voxels
 from medical_sam2.io.images import page_count
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, outlines, select_outlines
@@ -127,10 +127,8 @@ def load_labels(path: str | os.PathLike[str], like: Volume) -> Volume:
         GeometryError: it lies on another grid (up to 0.001 mm is rounding).
     """
     path = Path(path)
-    require_volume(like)
     with guarded(path):
-        own = _segmentation(path)
-        return labels.fit(_label_volume(path, None), like) if own is None else own.load(path, like)
+        return _load_labels(path, like)[0]
 
 
 def load_outlines(
@@ -185,18 +183,31 @@ def load_segmentation(path: str | os.PathLike[str], like: Volume, rule: MaskRule
     return Segmentation(flat, like.affine, names, layers=overlapping, colours=colours, image=like)
 
 
-def describe_labels(path: str | os.PathLike[str], like: Volume, present: Iterable[int]) -> list[Outline]:
-    """What a mask, or a table of labels beside it, calls objects that are in it, and their colours; where they are is left out.
+def load_described(path: str | os.PathLike[str], like: Volume) -> tuple[Volume, list[Outline]]:
+    """Read labels as `load_labels` does, and what they, or a table beside them, call their objects, and in which colours.
+
+    The outlines hold no voxels: the labels tell where objects are.
 
     Raises:
-        FormatError, GeometryError: as `load_outlines`.
+        FormatError, GeometryError: as `load_labels`.
+        PromptError: segments of which none holds anything.
     """
     path = Path(path)
     with guarded(path):
-        own = _segmentation(path)
-        if own is None:
-            return label_table.describe([Outline(label, np.zeros(0, bool)) for label in present], path)
-        return [replace(outline, inside=np.zeros(0, bool)) for outline in own.load_segments(path, like)]
+        found, described = _load_labels(path, like)
+        if described is None:
+            bare = [Outline(label, labels.NOWHERE) for label in sorted(labels.labels_in(found.array))]
+            return found, label_table.describe(bare, path)
+        if not described:
+            raise PromptError(*labels.EMPTY, subject=path)
+        return found, described
+
+
+def _load_labels(path: Path, like: Volume) -> tuple[Volume, list[Outline] | None]:
+    """Labels in the order of an image, and what segments call their objects, where the file holds such."""
+    require_volume(like)
+    own = _segmentation(path)
+    return (labels.fit(_label_volume(path, None), like), None) if own is None else own.load(path, like)
 
 
 def _segmentation(path: Path) -> ModuleType | None:

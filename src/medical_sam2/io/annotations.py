@@ -40,23 +40,15 @@ LEVEL = 0.6
 
 @dataclass(frozen=True, eq=False)
 class Polygon:
-    """One part of an object, with its holes.
+    """One part of an object, with its holes."""
 
-    Args:
-        outer: (N, 2) corners in x and y, the first not repeated; what is inside lies where y turns to when x grows.
-        holes: (M, 2) corners of each, the other way round.
-    """
-
+    # (N, 2) corners in x and y, the first not repeated; what is inside lies where y turns to when x grows
     outer: NDArray[np.float64]
-    holes: tuple[NDArray[np.float64], ...] = ()
+    holes: tuple[NDArray[np.float64], ...] = ()  # (M, 2) corners of each, the other way round
 
 
 def trace_polygons(mask_hw: NDArray[np.bool_]) -> list[Polygon]:
-    """The parts of a mask, which hang together by edges of pixels; no outline touches itself.
-
-    Args:
-        mask_hw: (H, W), any part of it drawn, or none.
-    """
+    """The parts of a mask (H, W), which may be empty, that hang together by edges of pixels; no outline touches itself."""
     found: list[Polygon] = []
     for outer, *holes in _trace(mask_hw):
         first, *inner = sorted(_simple_rings(outer), key=lambda ring: -abs(_area(ring)))  # around the others lies the part
@@ -215,19 +207,12 @@ def _crossings(
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedImage:
-    """An image of a set, and what was outlined on it.
+    """An image of a set, and what was outlined on it."""
 
-    Args:
-        number: of the image in its set, from 1.
-        source: file of the image, with the folder that it lies in where that is known ("smears/cell_07.png").
-        labels: (H, W) unsigned integers, 0 is background.
-        confidence: label → in [0, 1], of those that tracking made.
-    """
-
-    number: int
-    source: str
-    labels: NDArray[np.unsignedinteger]
-    confidence: Mapping[int, float] = field(default_factory=dict)
+    number: int  # of the image in its set, from 1
+    source: str  # file of the image, with the folder that it lies in where that is known ("smears/cell_07.png")
+    labels: NDArray[np.unsignedinteger]  # (H, W) unsigned integers, 0 is background
+    confidence: Mapping[int, float] = field(default_factory=dict)  # label → in [0, 1], of those that tracking made
 
     def masks(self) -> Iterator[tuple[int, NDArray[np.bool_]]]:
         """Each object that has pixels, ascending: its label, and where it is."""

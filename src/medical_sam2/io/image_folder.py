@@ -21,15 +21,10 @@ from medical_sam2.plugins import suggestion
 
 @dataclass(frozen=True)
 class FolderEntry:
-    """A file, or a page of one.
+    """A file, or a page of one."""
 
-    Args:
-        file: where it is.
-        page: which one, from 0, of a file with several.
-    """
-
-    file: Path
-    page: int | None = None
+    file: Path  # where it is
+    page: int | None = None  # which one, from 0, of a file with several
 
     @property
     def name(self) -> str:
@@ -70,11 +65,7 @@ class ImageFolder(Sequence[NDArray[np.generic]]):
         return self.picture(index).array
 
     def picture(self, index: int) -> Picture:
-        """An image with what its file tells.
-
-        Raises:
-            MedicalSam2Error: it cannot be used; the file is named.
-        """
+        """An image with what its file tells; raises MedicalSam2Error, which names the file, if it cannot be used."""
         if self._last is None or self._last[0] != index:
             self._last = None
             self._last = index, _picture(self.entries[index])
@@ -82,11 +73,7 @@ class ImageFolder(Sequence[NDArray[np.generic]]):
 
     # People name images as they see them: by name, by path, in another spelling of an accent, with or without a page.
     def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
-        """The place of an image that is called so, or of the file with that path.
-
-        Raises:
-            PromptError: there is none.
-        """
+        """The place of an image that is called so, or of the file with that path; raises PromptError if there is none."""
         names = {entry.name: place for place, entry in enumerate(self.entries)}
         word = str(value)
         if word in names:

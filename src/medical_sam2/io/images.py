@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from medical_sam2.errors import AmbiguousError, FormatError, InputError, ResourceError, no_such
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, ResourceError, require_index
 from medical_sam2.intensity_window import percentile_window
 from medical_sam2.io.labels import is_ground
 from medical_sam2.io.registry import TIFF, Options, Picture
@@ -41,19 +41,12 @@ TAIL = 1 << 16
 
 @dataclass(frozen=True)
 class TiffPlane:
-    """One image of a TIFF file.
+    """One image of a TIFF file."""
 
-    Args:
-        page: its directory, from 0.
-        offset: where its pixels start, if they follow those of the only directory.
-        channel: which of a pixel's numbers, where these are no colours.
-        channels: how many there are.
-    """
-
-    page: int
-    offset: int | None = None
-    channel: int | None = None
-    channels: int = 1
+    page: int  # its directory, from 0
+    offset: int | None = None  # where its pixels start, if they follow those of the only directory
+    channel: int | None = None  # which of a pixel's numbers, where these are no colours
+    channels: int = 1  # how many there are
 
     @property
     def plain(self) -> bool:
@@ -77,11 +70,7 @@ def read(path: Path, options: Options) -> tuple[Picture, ...]:
 
 
 def page_count(path: Path) -> int:
-    """How many pages a picture has; no pixel is read.
-
-    Raises:
-        FormatError: broken, or of another format.
-    """
+    """How many pages a picture has, with no pixel read; raises FormatError if it is broken, or of another format."""
     if _is_tiff(path):
         with _opened_tiff(path) as (_, planes):
             return len(planes)
@@ -170,8 +159,7 @@ def _check_end(path: Path) -> None:
 
 def _pages(pages: int, options: Options, path: Path) -> range:
     if (frame := options.frame) is not None:
-        if not 0 <= frame < pages:
-            raise no_such("page", frame, pages, path)
+        require_index("page", frame, pages, path)
         return range(frame, frame + 1)
     if pages > 1 and not options.all_frames:
         listed = (f"--frame 0 (first page) to --frame {pages - 1} (last page)", "--all-frames (each page a picture)")
@@ -388,11 +376,7 @@ def check_pages(file: "TiffFile", size: int, path: Path) -> None:
 
 
 def planes_of(file: "TiffFile", size: int) -> list[TiffPlane]:
-    """The images of a file, in its order: no smaller copies, no masks of transparency.
-
-    Args:
-        file: as `open_tiff` gives it.
-        size: bytes of the file.
+    """The images of a file of so many bytes, in its order: no smaller copies, no masks of transparency.
 
     Raises:
         FormatError: fewer planes than its description promises.

@@ -41,17 +41,11 @@ BEGINNINGS = {
 
 @dataclass(frozen=True)
 class LabelEntry:
-    """One line of a table.
+    """One line of a table."""
 
-    Args:
-        label: number in the label map.
-        name: what it stands for, "" where the table does not say.
-        colour: in which it is shown, where the table says so.
-    """
-
-    label: int
-    name: str
-    colour: Colour | None = None
+    label: int  # number in the label map
+    name: str  # what it stands for, "" where the table does not say
+    colour: Colour | None = None  # in which it is shown, where the table says so
 
 
 def save(found: Segmentation, path: Path) -> list[str]:
@@ -82,11 +76,7 @@ def _line(suffix: str, label: int, name: str, colour: Colour) -> str:
 
 
 def load(path: Path) -> dict[int, LabelEntry] | None:
-    """What a table says of each label; None where the file is no such table.
-
-    Raises:
-        FormatError: it is one, and names a label twice.
-    """
+    """What a table says of each label, None where the file is none; raises FormatError if it names a label twice."""
     if not path.stat().st_size:
         return None
     with open_regular(path) as stream:

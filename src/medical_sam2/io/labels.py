@@ -23,21 +23,12 @@ MADE_BY = "medsam2"  # what a label map calls the text that tells how it was mad
 
 
 def fit(labels: Volume, like: Volume) -> Volume:
-    """The labels in the voxel order of `like`, as unsigned integers.
-
-    Raises:
-        FormatError: values that are no labels.
-        GeometryError: another grid.
-    """
+    """The labels in the voxel order of `like`, unsigned; raises FormatError for no labels, GeometryError for another grid."""
     return reorient(replace(labels, array=integers(labels.array, labels.source)), like)
 
 
 def reorient(labels: Volume, like: Volume) -> Volume:
-    """The same numbers in the voxel order of `like`.
-
-    Raises:
-        GeometryError: another grid.
-    """
+    """The same numbers in the voxel order of `like`; raises GeometryError for another grid."""
     found = _oriented(labels, like)
     if found.shape != like.shape or _corner_distance(labels, like) > SAME_MM:
         _refuse(labels, like)
@@ -154,6 +145,10 @@ class Outline:
     notes: tuple[str, ...] = ()
 
 
+NOWHERE = np.zeros(0, bool)
+"""In the place of an outline's voxels where they are not asked for."""
+
+
 @dataclass(frozen=True)
 class MaskRule:
     """How the numbers of a mask are meant.
@@ -172,6 +167,7 @@ class MaskRule:
 
 
 AS_DRAWN = MaskRule()
+EMPTY = "the segmentation is empty", "outline at least one voxel"
 NEEDS_NOTHING = "its segments need neither a threshold nor a page", "leave them out"
 
 
@@ -230,11 +226,7 @@ def select_outlines(found: Sequence[Outline], rule: MaskRule) -> list[Outline]:
 
 
 def refuse_threshold(threshold: float | None) -> None:
-    """Refuse a threshold for a file that says itself what is inside.
-
-    Raises:
-        InputError: there is one.
-    """
+    """Refuse a threshold for a file that says itself what is inside; raises InputError."""
     if threshold is not None:
         raise InputError(*NEEDS_NOTHING)
 
@@ -256,6 +248,11 @@ def _reached(inside: NDArray[np.bool_], label: int | None) -> Outline:
     if inside.all():
         raise PromptError("all of the mask reaches the threshold: nothing is left outside", "raise it")
     return Outline(label or 1, inside)
+
+
+def labels_in(array: NDArray[np.generic] | None) -> set[int]:
+    """The labels that occur, background left out; none where there is no array."""
+    return set[int]() if array is None else set(map(int, _numbers(array)))
 
 
 def _numbers(array: NDArray[Any]) -> list[float]:

@@ -27,21 +27,13 @@ FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """Triangles around one object.
+    """Triangles around one object."""
 
-    Args:
-        label: of the object.
-        name: what it is called.
-        colour: in which it is shown.
-        corners_mm: (N, 3) float64, LPS.
-        triangles: (M, 3) which corners, counterclockwise seen from outside.
-    """
-
-    label: int
-    name: str
-    colour: Colour
-    corners_mm: NDArray[np.float64]
-    triangles: NDArray[np.int64]
+    label: int  # of the object
+    name: str  # what it is called
+    colour: Colour  # in which it is shown
+    corners_mm: NDArray[np.float64]  # (N, 3) float64, LPS
+    triangles: NDArray[np.int64]  # (M, 3) which corners, counterclockwise seen from outside
 
 
 def check(like: Volume, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from medical_sam2.errors import FormatError
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.atomic import EFFORT
 from medical_sam2.io.registry import Loaded, Options
-from medical_sam2.io.safe_open import Content, open_content
+from medical_sam2.io.safe_open import Content
 from medical_sam2.io.voxels import from_lps
 from medical_sam2.volume import Volume
 
@@ -55,84 +55,73 @@ class MetaOrigin:
 
 def read(path: Path, options: Options) -> Loaded:
     """Read a MetaImage file; raises as `medical_sam2.io.load` does."""
-    with open_content(path) as content:
-        fields = _fields(content)
-        notes: list[str] = []
-        layout = _layout(fields, path)
-        origin = _origin(fields, path, notes)
-        loaded = voxels.load_voxels(content, layout, origin.affine, options, notes)
-        return replace(loaded, origin=origin)
+    return voxels.load_described(path, options, _describe)
 
 
 def read_grid(path: Path, options: Options) -> Volume:
     """A volume of zeros in the grid of a file; raises as `read` does, as far as the header tells."""
-    with open_content(path) as content:
-        fields = _fields(content)
-        return voxels.empty_volume(path, _layout(fields, path), _origin(fields, path, []).affine, options)
+    return voxels.empty_described(path, options, _describe)
 
 
-def _fields(content: Content) -> dict[str, str]:
+def _describe(content: Content, _: Options, notes: list[str]) -> tuple[voxels.VoxelLayout, NDArray[np.float64], MetaOrigin]:
+    fields = _fields(content)
+    layout, origin = _layout(fields), _origin(fields, notes)
+    return layout, origin.affine, origin
+
+
+def _fields(content: Content) -> voxels.TextHeader:
     """The header, whose last line is ElementDataFile."""
-    fields: dict[str, str] = {}
+    fields = voxels.TextHeader(content.path)
     while "elementdatafile" not in fields:
         name, equals, value = voxels.read_line(content, content.position).partition("=")
         if not equals:
-            raise FormatError("its header ends before ElementDataFile", "repair the header", subject=content.path)
+            fields.refuse("its header ends before ElementDataFile")
         name = name.strip()
         if name != SPELLED.get(name.lower(), name):  # which ITK would pass over, and another place would be taken
-            raise FormatError(f"its header writes {SPELLED[name.lower()]} in another way", "repair it", subject=content.path)
+            fields.refuse(f"its header writes {SPELLED[name.lower()]} in another way", "repair it")
         if name.lower() in SPELLED or not name.isprintable():  # other fields are nobody's business, and may be there twice
-            voxels.put_field(fields, name.lower(), value.strip(), content.path)
+            fields.put(name.lower(), value.strip())
     return fields
 
 
-def _required(fields: dict[str, str], name: str, path: Path) -> str:
-    if name.lower() not in fields:
-        raise FormatError(f"its header lacks {name}", "repair the header", subject=path)
-    return fields[name.lower()]
+def _required(fields: voxels.TextHeader, name: str) -> str:
+    return fields.require(name.lower(), name)
 
 
-def _truth(fields: dict[str, str], name: str, path: Path) -> bool:
+def _truth(fields: voxels.TextHeader, name: str) -> bool:
     text = fields.get(name.lower(), "false").lower()
     if text not in TRUTH:
-        raise FormatError(f"its {name} is neither True nor False", "repair the header", subject=path)
+        fields.refuse(f"its {name} is neither True nor False")
     return TRUTH[text]
 
 
 # Every field that changes which bytes are voxels is checked; MetaIO has two spellings of the byte order.
-def _layout(fields: dict[str, str], path: Path) -> voxels.VoxelLayout:
-    sizes = voxels.parse_sizes(_required(fields, "DimSize", path), path, "DimSize")
-    if [float(len(sizes))] != voxels.parse_numbers(_required(fields, "NDims", path), path, "NDims") or not 2 <= len(sizes) <= 4:
-        raise FormatError(f"it has {len(sizes)} dimensions", "give a volume of three dimensions", subject=path)
+def _layout(fields: voxels.TextHeader) -> voxels.VoxelLayout:
+    sizes = fields.sizes(_required(fields, "DimSize"), "DimSize")
+    if [float(len(sizes))] != fields.numbers(_required(fields, "NDims"), "NDims") or not 2 <= len(sizes) <= 4:
+        fields.refuse(f"it has {len(sizes)} dimensions", "give a volume of three dimensions")
     if fields.get("binarydata", "true").lower() not in {"true", "t", "1"}:
-        raise FormatError("its voxels are written as text", "save it as binary data", subject=path)
-    kind = _required(fields, "ElementType", path).upper()
-    if kind not in TYPES:
-        raise FormatError(f"its ElementType {kind[:30]!r} cannot be read", "convert it to integers or float", subject=path)
-    big = _truth(fields, "BinaryDataByteOrderMSB", path) or _truth(fields, "ElementByteOrderMSB", path)
-    channels = voxels.parse_sizes(fields.get("elementnumberofchannels", "1"), path, "ElementNumberOfChannels")[0]
-    packed = _truth(fields, "CompressedData", path)
-    skip = voxels.parse_numbers(fields.get("headersize", "0"), path, "HeaderSize", 1)[0]
-    if skip < -1 or skip != int(skip) or (skip and packed):
-        raise FormatError(f"its HeaderSize {skip:g} cannot be used", "repair the header", subject=path)
+        fields.refuse("its voxels are written as text", "save it as binary data")
+    big = _truth(fields, "BinaryDataByteOrderMSB") or _truth(fields, "ElementByteOrderMSB")
+    dtype = fields.number_type(_required(fields, "ElementType").upper(), "ElementType", TYPES, big=big)
+    channels = fields.sizes(fields.get("elementnumberofchannels", "1"), "ElementNumberOfChannels")[0]
+    packed = _truth(fields, "CompressedData")
+    skip = fields.skip(fields.get("headersize", "0"), "HeaderSize", packed=packed)
     i, j, k, frames = (*sizes, *[1] * (4 - len(sizes)))
-    dtype = np.dtype(TYPES[kind]).newbyteorder(">" if big else "<")
-    packing: voxels.Packing = "zlib" if packed else "raw"
-    return voxels.VoxelLayout(dtype, (i, j, k), channels, frames, packing, int(skip), _data_file(fields, path))
+    return voxels.VoxelLayout(dtype, (i, j, k), channels, frames, "zlib" if packed else "raw", skip, _data_file(fields))
 
 
-def _data_file(fields: dict[str, str], path: Path) -> str | None:
+def _data_file(fields: voxels.TextHeader) -> str | None:
     name = fields["elementdatafile"]
     if name.upper() == "LOCAL":
         return None
-    if name.upper().startswith("LIST") or "%" in name:
-        raise FormatError("its data are spread over several files (ElementDataFile LIST)", "save it as one file", subject=path)
+    fields.check_data_file(name, "ElementDataFile")
     if not name:
-        raise FormatError("its ElementDataFile is empty", "repair the header", subject=path)
+        fields.refuse("its ElementDataFile is empty")
     return name
 
 
-def _origin(fields: dict[str, str], path: Path, notes: list[str]) -> MetaOrigin:
+def _origin(fields: voxels.TextHeader, notes: list[str]) -> MetaOrigin:
     """Axes in LPS: the first numbers of TransformMatrix are the first axis. A fourth dimension (time) is left out."""
     count = len(fields["dimsize"].split())
     matrix = _first(fields, ("transformmatrix", "rotation", "orientation"))
@@ -142,26 +131,24 @@ def _origin(fields: dict[str, str], path: Path, notes: list[str]) -> MetaOrigin:
         notes.append("orientation unknown (no TransformMatrix in three dimensions); assumed: axes to Left, Posterior, Superior")
     axes = np.eye(max(count, 3))
     if matrix is not None:
-        axes[:count, :count] = np.reshape(
-            voxels.parse_numbers(matrix, path, "TransformMatrix", count * count), (count, count)
-        ).T
+        axes[:count, :count] = np.reshape(fields.numbers(matrix, "TransformMatrix", count * count), (count, count)).T
     if not np.allclose(np.linalg.norm(axes, axis=0), 1, atol=1e-3):
         notes.append("its TransformMatrix does not hold unit vectors; spacing is multiplied by their lengths")
     lengths, start = np.ones(max(count, 3)), np.zeros(max(count, 3))
     if spacing is None:
         notes.append("spacing unknown; 1 mm is assumed")
     else:
-        lengths[:count] = voxels.parse_numbers(spacing, path, "ElementSpacing", count)
+        lengths[:count] = fields.numbers(spacing, "ElementSpacing", count)
     if (lengths <= 0).any():
-        raise FormatError("its ElementSpacing is not positive", "repair the header", subject=path)
+        fields.refuse("its ElementSpacing is not positive")
     if offset is not None:
-        start[:count] = voxels.parse_numbers(offset, path, "Offset", count)
+        start[:count] = fields.numbers(offset, "Offset", count)
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = axes[:3, :3] * lengths[:3], start[:3]
     return MetaOrigin(axes[:3, :3], lengths[:3], from_lps(affine))
 
 
-def _first(fields: dict[str, str], names: tuple[str, ...]) -> str | None:
+def _first(fields: voxels.TextHeader, names: tuple[str, ...]) -> str | None:
     return next((fields[name] for name in names if name in fields), None)
 
 

@@ -8,7 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,26 +46,23 @@ SPACES = {
     "lps": (-1, -1, 1),
 }
 TIMED = {f"{space}{suffix}" for space in SPACES for suffix in ("-time", "t")}
-CHANNELS = {"vector", "list", "covariant-vector", "normal", "rgb-color", "rgba-color", "3-color", "4-color", "hsv-color"}
 VECTORS = {"complex", "quaternion", "2-vector", "3-vector", "4-vector", "3-gradient", "3-normal"}
 
 
 def read(path: Path, options: Options) -> Loaded:
     """Read an NRRD file; raises as `medical_sam2.io.load` does."""
-    with open_content(path) as content:
-        fields, _ = _header(content)
-        notes: list[str] = []
-        layout, spatial = _layout(fields, path, options)
-        affine = _affine(fields, spatial, path, notes)
-        return voxels.load_voxels(content, layout, affine, options, notes)
+    return voxels.load_described(path, options, _describe)
 
 
 def read_grid(path: Path, options: Options) -> Volume:
     """A volume of zeros in the grid of a file; raises as `read` does, as far as the header tells."""
-    with open_content(path) as content:
-        fields, _ = _header(content)
-        layout, spatial = _layout(fields, path, options)
-        return voxels.empty_volume(path, layout, _affine(fields, spatial, path, []), options)
+    return voxels.empty_described(path, options, _describe)
+
+
+def _describe(content: Content, options: Options, notes: list[str]) -> tuple[voxels.VoxelLayout, NDArray[np.float64], None]:
+    fields, _ = _header(content)
+    layout, spatial = _layout(fields, options)
+    return layout, _affine(fields, spatial, notes), None
 
 
 def key_values(path: Path) -> dict[str, str]:
@@ -74,12 +71,11 @@ def key_values(path: Path) -> dict[str, str]:
         return _header(content)[1]
 
 
-def _header(content: Content) -> tuple[dict[str, str], dict[str, str]]:
+def _header(content: Content) -> tuple[voxels.TextHeader, dict[str, str]]:
     """Fields and key/value pairs up to the empty line, or to the end where the data are detached."""
+    fields, pairs = voxels.TextHeader(content.path), dict[str, str]()
     if not voxels.read_line(content, 0).startswith("NRRD"):
-        raise FormatError("this is no NRRD file", "check what it is", subject=content.path)
-    fields: dict[str, str] = {}
-    pairs: dict[str, str] = {}
+        fields.refuse("this is no NRRD file", "check what it is")
     while text := voxels.read_line(content, content.position):
         if text.startswith("#"):
             continue
@@ -89,40 +85,34 @@ def _header(content: Content) -> tuple[dict[str, str], dict[str, str]]:
             continue
         name, colon, value = text.partition(":")
         if not colon:
-            raise FormatError("its header has a line without a colon", "repair the header", subject=content.path)
-        voxels.put_field(fields, name.strip().lower(), value.strip(), content.path)
+            fields.refuse("its header has a line without a colon")
+        fields.put(name.strip().lower(), value.strip())
     return fields, pairs
 
 
-def _required(fields: dict[str, str], name: str, path: Path) -> str:
-    if name not in fields:
-        raise FormatError(f"its header lacks {name!r}", "repair the header", subject=path)
-    return fields[name]
-
-
 # Axes before the spatial ones are numbers of a voxel, axes after them are time points: kinds alone do not say so.
-def _layout(fields: dict[str, str], path: Path, options: Options) -> tuple[voxels.VoxelLayout, list[int]]:
+def _layout(fields: voxels.TextHeader, options: Options) -> tuple[voxels.VoxelLayout, list[int]]:
     """The storage, and which axes of the file are spatial."""
-    sizes = voxels.parse_sizes(_required(fields, "sizes", path), path, "sizes")
-    if [float(len(sizes))] != voxels.parse_numbers(_required(fields, "dimension", path), path, "dimension"):
-        raise FormatError("its sizes do not fit its dimension", "repair the header", subject=path)
+    sizes = fields.sizes(fields.require("sizes"), "sizes")
+    if [float(len(sizes))] != fields.numbers(fields.require("dimension"), "dimension"):
+        fields.refuse("its sizes do not fit its dimension")
     kinds = fields.get("kinds", "").lower().split() or ["domain"] * len(sizes)
-    spatial = _spatial(fields, kinds, sizes, path)
+    spatial = _spatial(fields, kinds, sizes)
     inner = int(np.prod(sizes[: spatial[0]], dtype=object)) if spatial[0] else 1
     outer = int(np.prod(sizes[spatial[-1] + 1 :], dtype=object))
     if spatial != list(range(spatial[0], spatial[0] + len(spatial))) or VECTORS & set(kinds):
-        raise FormatError("its axes hold vectors, not intensities", "extract one component as an image", subject=path)
-    channels, frames = inner, outer
+        fields.refuse("its axes hold vectors, not intensities", "extract one component as an image")
     if options.layer is None and spatial[0] and kinds[0] in {"list", "time", "domain"} and inner > 1 and outer == 1:
-        raise FormatError(
-            f"each voxel holds {inner} values (4 dimensions)", "extract one as a 3-dimensional image", subject=path
-        )
+        fields.refuse(f"each voxel holds {inner} values (4 dimensions)", "extract one as a 3-dimensional image")
     i, j, k = (*(sizes[axis] for axis in spatial), *[1] * (3 - len(spatial)))
-    layout = voxels.VoxelLayout(_dtype(fields, path), (i, j, k), channels, frames, *_storage(fields, path))
-    return layout, spatial
+    order = fields.get("endian", "little").lower()
+    if order not in {"little", "big"}:
+        fields.refuse(f"its endian {order[:30]!r} is unknown")
+    dtype = fields.number_type(fields.require("type").lower(), "type", DTYPES, big=order == "big")
+    return voxels.VoxelLayout(dtype, (i, j, k), inner, outer, *_storage(fields)), spatial
 
 
-def _spatial(fields: dict[str, str], kinds: list[str], sizes: list[int], path: Path) -> list[int]:
+def _spatial(fields: voxels.TextHeader, kinds: list[str], sizes: list[int]) -> list[int]:
     if "space directions" in fields:
         directions = _vectors(fields["space directions"])
         spatial = [axis for axis, text in enumerate(directions) if text != "none"]
@@ -133,38 +123,25 @@ def _spatial(fields: dict[str, str], kinds: list[str], sizes: list[int], path: P
         spatial = [axis for axis, kind in enumerate(kinds) if kind in {"domain", "space", "???", "none"}][-3:]
         complete = len(kinds) == len(sizes)
     if not complete or not 2 <= len(spatial) <= 3:
-        raise FormatError(f"{len(spatial)} of its {len(sizes)} dimensions are spatial", "give a volume", subject=path)
+        fields.refuse(f"{len(spatial)} of its {len(sizes)} dimensions are spatial", "give a volume")
     return spatial
 
 
-def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
-    kind = _required(fields, "type", path).lower()
-    if kind not in DTYPES:
-        raise FormatError(f"its type {kind[:30]!r} cannot be read", "convert it to integers or float", subject=path)
-    order = fields.get("endian", "little").lower()
-    if order not in {"little", "big"}:
-        raise FormatError(f"its endian {order[:30]!r} is unknown", "repair the header", subject=path)
-    return np.dtype(DTYPES[kind]).newbyteorder("<" if order == "little" else ">")
-
-
 # Whatever would make another reader take other bytes (line skip, lists, skips of packed data) is refused.
-def _storage(fields: dict[str, str], path: Path) -> tuple[voxels.Packing, int, str | None]:
-    encoding = _required(fields, "encoding", path).lower()
+def _storage(fields: voxels.TextHeader) -> tuple[voxels.Packing, int, str | None]:
+    encoding = fields.require("encoding").lower()
     if encoding not in {"raw", "gzip", "gz"}:
-        raise FormatError(f"its encoding {encoding[:30]!r} cannot be read", "save it as raw or gzip", subject=path)
+        fields.refuse(f"its encoding {encoding[:30]!r} cannot be read", "save it as raw or gzip")
     if fields.get("line skip", fields.get("lineskip", "0")) != "0":
-        raise FormatError("it uses a line skip", "save it again without", subject=path)
-    skip = voxels.parse_numbers(fields.get("byte skip", fields.get("byteskip", "0")), path, "byte skip", 1)[0]
-    if skip != int(skip) or skip < -1 or (skip and encoding != "raw"):
-        raise FormatError(f"its byte skip {skip:g} cannot be used", "repair the header", subject=path)
+        fields.refuse("it uses a line skip", "save it again without")
+    skip = fields.skip(fields.get("byte skip", fields.get("byteskip", "0")), "byte skip", packed=encoding != "raw")
     name = fields.get("data file", fields.get("datafile"))
-    if name is not None and (name.upper().startswith("LIST") or "%" in name):
-        raise FormatError("its data are spread over several files (data file LIST)", "save it as one file", subject=path)
-    return ("raw" if encoding == "raw" else "gzip"), int(skip), name
+    fields.check_data_file(name or "", "data file")
+    return ("raw" if encoding == "raw" else "gzip"), skip, name
 
 
 # What a header leaves out is assumed as ITK does, and said; two directions are completed by their normal.
-def _affine(fields: dict[str, str], spatial: list[int], path: Path, notes: list[str]) -> NDArray[np.float64]:
+def _affine(fields: voxels.TextHeader, spatial: list[int], notes: list[str]) -> NDArray[np.float64]:
     affine = np.eye(4)
     if "space directions" not in fields:
         notes.append("orientation unknown (no space directions); assumed: axes to Left, Posterior, Superior from 0")
@@ -172,13 +149,13 @@ def _affine(fields: dict[str, str], spatial: list[int], path: Path, notes: list[
         if not words:
             notes.append("spacing unknown; 1 mm is assumed")
         for row, axis in enumerate(spatial):
-            affine[row, row] = voxels.parse_numbers(words[axis] if axis < len(words) else "1", path, "spacings", 1)[0]
+            affine[row, row] = fields.numbers(words[axis] if axis < len(words) else "1", "spacings", 1)[0]
         return from_lps(affine)
     signs = _signs(fields, notes)
     texts = [text for text in _vectors(fields["space directions"]) if text != "none"]
-    directions = _parse_vectors(texts, fields, "space directions", path)
+    directions = _parse_vectors(texts, fields, "space directions")
     if any(any(each[:3]) == any(each[3:]) for each in directions if len(each) == 4):
-        raise FormatError("its axes lean from space into time", "save each time point as a volume", subject=path)
+        fields.refuse("its axes lean from space into time", "save each time point as a volume")
     for column, direction in enumerate(directions[: len(spatial)]):
         affine[:3, column] = direction[:3]
     if len(spatial) == 2:
@@ -187,26 +164,26 @@ def _affine(fields: dict[str, str], spatial: list[int], path: Path, notes: list[
     if "space origin" not in fields:
         notes.append("no space origin; 0 is assumed")
     else:
-        affine[:3, 3] = _parse_vectors([fields["space origin"]], fields, "space origin", path)[0][:3]
-    return np.diag([*signs, 1.0]) @ affine * _unit(fields, path, notes)
+        affine[:3, 3] = _parse_vectors([fields["space origin"]], fields, "space origin")[0][:3]
+    return np.diag([*signs, 1.0]) @ affine * _unit(fields, notes)
 
 
-def _has_time(fields: dict[str, str]) -> bool:
+def _has_time(fields: voxels.TextHeader) -> bool:
     """Whether vectors have a fourth number, which is of time."""
     return fields.get("space dimension") == "4" or fields.get("space", "").lower() in TIMED
 
 
-def _parse_vectors(texts: Sequence[str], fields: dict[str, str], name: str, path: Path) -> list[list[float]]:
+def _parse_vectors(texts: Sequence[str], fields: voxels.TextHeader, name: str) -> list[list[float]]:
     """Vectors of a field, all of three numbers, or all of four with time."""
     count = 4 if _has_time(fields) and all(text.count(",") == 3 for text in texts) else 3
-    return [voxels.parse_numbers(text.strip("()"), path, name, count) for text in texts]
+    return [fields.numbers(text.strip("()"), name, count) for text in texts]
 
 
 def _vectors(text: str) -> list[str]:
     return re.findall(r"\([^)]*\)|none", text.lower())
 
 
-def _signs(fields: dict[str, str], notes: list[str]) -> tuple[int, int, int]:
+def _signs(fields: voxels.TextHeader, notes: list[str]) -> tuple[int, int, int]:
     space = fields.get("space", "").lower()
     if space in TIMED:
         space = space.removesuffix("-time") if space.endswith("-time") else space[:-1]
@@ -216,12 +193,12 @@ def _signs(fields: dict[str, str], notes: list[str]) -> tuple[int, int, int]:
     return SPACES.get(space, (-1, -1, 1))
 
 
-def _unit(fields: dict[str, str], path: Path, notes: list[str]) -> NDArray[np.float64]:
+def _unit(fields: voxels.TextHeader, notes: list[str]) -> NDArray[np.float64]:
     """Factor to millimetres, for every entry but the last row."""
     units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {"", "???"}
     factors = {"mm": 1.0, "millimeter": 1.0, "m": 1000.0, "cm": 10.0, "um": 0.001, "µm": 0.001}
     if len(units) > 1 or not units <= set(factors):
-        raise FormatError("its space units cannot be used", "give millimetres", subject=path)
+        fields.refuse("its space units cannot be used", "give millimetres")
     factor = factors[units.pop()] if units else 1.0
     if factor != 1:
         notes.append("lengths are not stored in millimetres; they were converted")
@@ -312,19 +289,12 @@ TISSUE = (
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment, as the header describes it.
+    """One segment, as the header describes it."""
 
-    Args:
-        layer: which of the numbers of a voxel tells of it, from 0.
-        value: that number inside of it.
-        name: what it is called.
-        colour: in which it is shown, where the header says so.
-    """
-
-    layer: int
-    value: int
-    name: str
-    colour: Colour | None = None
+    layer: int  # which of the numbers of a voxel tells of it, from 0
+    value: int  # that number inside of it
+    name: str  # what it is called
+    colour: Colour | None = None  # in which it is shown, where the header says so
 
 
 def read_segments(path: Path) -> list[Segment]:
@@ -377,18 +347,20 @@ def load_segments(path: Path, like: Volume, threshold: float | None = None) -> l
                 number if shared else value, array == value, all_segments[number - 1].name, all_segments[number - 1].colour
             )
     if not found:
-        raise PromptError("the segmentation is empty", "outline at least one voxel", subject=path)
+        raise PromptError(*labels.EMPTY, subject=path)
     return [found[number] for number in sorted(found)]
 
 
-def load(path: Path, like: Volume) -> Volume:
-    """The same as one label map.
+def load(path: Path, like: Volume) -> tuple[Volume, list[Outline]]:
+    """The same as one label map, and its objects without their voxels.
 
     Raises:
         FormatError: segments overlap, and so on as `load_segments`.
     """
-    parts = ((outline.label, outline.inside) for outline in load_segments(path, like))
-    return Volume(voxels.join_labels(parts, like.shape, path, "segments"), like.affine, "SEG", path)
+    found = load_segments(path, like)
+    parts = ((outline.label, outline.inside) for outline in found)
+    joined = Volume(voxels.join_labels(parts, like.shape, path, "segments"), like.affine, "SEG", path)
+    return joined, [replace(outline, inside=labels.NOWHERE) for outline in found]
 
 
 def _whole(text: str, path: Path) -> int:

@@ -51,21 +51,13 @@ Unit = Literal["voxel", "mm"]
 
 @dataclass(frozen=True)
 class NamedPrompts:
-    """Prompts, and what their objects are called.
+    """Prompts, and what their objects are called."""
 
-    Args:
-        prompts: of any objects.
-        names: label → name of the structure, where it has one.
-        files: masks that a file of prompts names.
-        colours: label → colour, where a mask shows one.
-        notes: what is to be told of how they are taken, one line each.
-    """
-
-    prompts: tuple[Prompt, ...]
-    names: Mapping[int, str] = field(default_factory=dict[int, str])
-    files: tuple[Path, ...] = ()
-    colours: Mapping[int, Colour] = field(default_factory=dict[int, Colour])
-    notes: tuple[str, ...] = ()
+    prompts: tuple[Prompt, ...]  # of any objects
+    names: Mapping[int, str] = field(default_factory=dict[int, str])  # label → name of the structure, where it has one
+    files: tuple[Path, ...] = ()  # masks that a file of prompts names
+    colours: Mapping[int, Colour] = field(default_factory=dict[int, Colour])  # label → colour, where a mask shows one
+    notes: tuple[str, ...] = ()  # what is to be told of how they are taken, one line each
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -75,16 +67,11 @@ class NamedPrompts:
 
 @dataclass(frozen=True)
 class Places:
-    """Coordinates that a user gave, as voxel indices of an image.
+    """Coordinates that a user gave, as voxel indices of an image."""
 
-    Args:
-        volume: the image.
-        unit: "voxel", in the order of its file, or "mm" in RAS+.
-        notes: filled with a line for each click and box at fractions of voxels, which mostly were meant otherwise.
-    """
-
-    volume: Volume
-    unit: Unit = "voxel"
+    volume: Volume  # the image
+    unit: Unit = "voxel"  # "voxel", in the order of its file, or "mm" in RAS+
+    # filled with a line for each click and box at fractions of voxels, which mostly were meant otherwise
     notes: list[str] = field(default_factory=list[str])
 
     def point(self, numbers: Sequence[float], object: int, *, positive: bool = True) -> Point:
@@ -104,11 +91,7 @@ class Places:
         return Box(self._index("box", numbers[:3]), self._index("box", numbers[3:]), object, positive)
 
     def along(self, what: str, numbers: Sequence[float]) -> tuple[Index, ...]:
-        """Place after place of something drawn: three numbers each.
-
-        Raises:
-            PromptError: one lies outside of the image.
-        """
+        """Place after place of something drawn, three numbers each; raises PromptError if one lies outside of the image."""
         return tuple(self._index(what, numbers[n : n + 3]) for n in range(0, len(numbers), 3))
 
     def _index(self, what: str, numbers: Sequence[float]) -> Index:
@@ -239,13 +222,7 @@ def save_prompts(path: Path | str, prompts: Sequence[Prompt], names: Mapping[int
 def as_objects(
     prompts: Iterable[Prompt], names: Mapping[int, str], describe: Callable[[Mask], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Prompts as the `objects` of a file, in voxel coordinates.
-
-    Args:
-        prompts: of any objects.
-        names: label → name.
-        describe: what to write of a mask.
-    """
+    """Prompts as the `objects` of a file, in voxel coordinates, by name; `describe` says what to write of a mask."""
     entries: dict[int, dict[str, Any]] = {}
     for prompt in prompts:
         name = {"name": names[prompt.object]} if prompt.object in names else {}
@@ -273,11 +250,7 @@ def as_objects(
 
 # Whoever gives a limit twice means one of them; what both leave is nobody's wish.
 def check_limits_given_once(prompts: Iterable[Prompt]) -> None:
-    """Refuse two ranges of slices along one axis, or two boxes in 3D, around one object.
-
-    Raises:
-        PromptError: there are.
-    """
+    """Refuse two ranges of slices along one axis, or two boxes in 3D, around one object; raises PromptError."""
     limits = Counter((prompt.object, kind) for prompt in prompts if (kind := _kind_of_limit(prompt)))
     for (label, kind), count in sorted(limits.items()):
         if count > 1:

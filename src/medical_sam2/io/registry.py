@@ -37,40 +37,32 @@ HEAD = 600
 """So many bytes tell what a file is."""
 
 
+class TableNote(str):
+    """A line that says which of names and colours a file does not hold: those that a table of labels beside it has."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Options:
-    """How to read.
+    """How to read."""
 
-    Args:
-        geometry_from: which of two contradicting NIfTI forms counts.
-        frame: which time point or page, from 0.
-        series: which DICOM series of a folder, from 1, or its SeriesInstanceUID.
-        allow_gap: fill missing slices by interpolation instead of refusing.
-        max_bytes: most bytes of voxels that may be unpacked.
-        all_frames: each page or frame is a picture.
-        clean: replace NaN and infinities, turn colours to grey, look for constant images (not for masks, whose numbers count).
-        layer: which of the numbers of a voxel, from 0.
-    """
-
-    geometry_from: Form | None = None
-    frame: int | None = None
-    series: int | str | None = None
-    allow_gap: bool = False
-    max_bytes: int | None = None
-    all_frames: bool = False
+    geometry_from: Form | None = None  # which of two contradicting NIfTI forms counts
+    frame: int | None = None  # which time point or page, from 0
+    series: int | str | None = None  # which DICOM series of a folder, from 1, or its SeriesInstanceUID
+    allow_gap: bool = False  # fill missing slices by interpolation instead of refusing
+    max_bytes: int | None = None  # most bytes of voxels that may be unpacked
+    all_frames: bool = False  # each page or frame is a picture
+    # replace NaN and infinities, turn colours to grey, look for constant images (not for masks, whose numbers count)
     clean: bool = True
-    layer: int | None = None
+    layer: int | None = None  # which of the numbers of a voxel, from 0
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded(Volume):
-    """A volume that remembers what its format needs for writing something beside it, bit for bit in the same grid.
+    """A volume that remembers what its format needs for writing something beside it, bit for bit in the same grid."""
 
-    Args:
-        origin: the reader's own notes; writers of the same format understand them.
-    """
-
-    origin: object | None = None
+    origin: object | None = None  # the reader's own notes; writers of the same format understand them
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +156,6 @@ class Format:
     listed: str = ""
     one_object: bool = False
 
-    @property
-    def read_here(self) -> bool:
-        """Whether files of this format are images that somebody reads."""
-        return bool(self.reader)
-
     def read(self, path: Path, options: Options) -> Any:
         """What a file holds: a volume, or pictures."""
         return _function(self.reader)(path, options)
@@ -212,7 +199,7 @@ class Format:
             raise FormatError(problem, f"save to {', '.join(written('overlaps'))}", subject=path)
         held = {"names": found.names, "colours": found.colours, "probability": found.probability}
         lost = [what for what, given in held.items() if given and (what not in self.carries or what == "probability")]
-        notes = [f"{path.name} does not hold {' and '.join(lost)}"] if lost else []
+        notes = [TableNote(f"{path.name} does not hold {' and '.join(lost)}")] if lost else []
         if self.exporter:
             return [*notes, *(_function(self.exporter)(found, path, like) or ())]
         return [*notes, *self.write(found.labels, path, like, found.names)]
@@ -398,7 +385,7 @@ def is_uploadable(suffix: str) -> bool:
 
 def readable() -> str:
     """What is read, in words."""
-    *single, last = [format.listed or format.name for format in formats() if format.read_here]
+    *single, last = [format.listed or format.name for format in formats() if format.reader]
     return f"{', '.join(single)} or {last}"
 
 
@@ -411,7 +398,7 @@ def writable() -> str:
 
 def suffixes(kind: Kind | None = None, *, headers: bool = False) -> tuple[str, ...]:
     """Suffixes of files that hold an image: of one kind or of all, with those of headers if wanted."""
-    chosen = [format for format in formats() if format.read_here and kind in (None, format.kind)]
+    chosen = [format for format in formats() if format.reader and kind in (None, format.kind)]
     return tuple(suffix for format in chosen for suffix in (*format.suffixes, *(format.headers if headers else ())))
 
 

@@ -117,23 +117,14 @@ def open_regular(path: Path) -> BinaryIO:
 
 @dataclass
 class Content:
-    """The bytes of a file, unpacked where it is gzipped.
+    """The bytes of a file, unpacked where it is gzipped."""
 
-    Args:
-        path: for messages.
-        stream: where reading goes on.
-        capacity: most bytes that it can hold: its size, or what gzip could make of it.
-        gzipped: whether it is unpacked on the fly.
-        stored: bytes that it takes on the disk, few for a file that is mostly a hole.
-        warnings: what was odd about it.
-    """
-
-    path: Path
-    stream: "BinaryIO | _Unpacked"
-    capacity: int
-    gzipped: bool
-    stored: int
-    warnings: list[str] = field(default_factory=list)
+    path: Path  # for messages
+    stream: "BinaryIO | _Unpacked"  # where reading goes on
+    capacity: int  # most bytes that it can hold: its size, or what gzip could make of it
+    gzipped: bool  # whether it is unpacked on the fly
+    stored: int  # bytes that it takes on the disk, few for a file that is mostly a hole
+    warnings: list[str] = field(default_factory=list)  # what was odd about it
     position: int = 0
 
     def read(self, count: int) -> bytes:

@@ -1,17 +1,17 @@
 """Voxels, whatever the format: read after a text header (NRRD, MetaImage), cleaned, their grids compared, oddities named."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, no_such, say_count
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, require_index, say_count
 from medical_sam2.intensity_window import BLANK, in_hounsfield, is_blank, percentile_window
 from medical_sam2.io.registry import Loaded, Options, Picture
 from medical_sam2.io.safe_open import Content, as_stored, inflated, open_content
@@ -27,25 +27,15 @@ CONVERT = "convert a volume (confocal, µCT) to NIfTI, NRRD or MHA with its spac
 
 @dataclass(frozen=True)
 class VoxelLayout:
-    """How the voxels of a text-headed image are stored.
+    """How the voxels of a text-headed image are stored."""
 
-    Args:
-        dtype: of a number, with its byte order.
-        shape: the three dimensions.
-        channels: numbers per voxel, fastest, 1 for grey.
-        frames: time points, slowest.
-        packing: compression of the data.
-        skip: bytes before the voxels; -1: they are the last bytes of the file.
-        detached: name of the file that holds them, None if they follow the header.
-    """
-
-    dtype: np.dtype
-    shape: tuple[int, int, int]
-    channels: int
-    frames: int
-    packing: Packing
-    skip: int
-    detached: str | None
+    dtype: np.dtype  # of a number, with its byte order
+    shape: tuple[int, int, int]  # the three dimensions
+    channels: int  # numbers per voxel, fastest, 1 for grey
+    frames: int  # time points, slowest
+    packing: Packing  # compression of the data
+    skip: int  # bytes before the voxels; -1: they are the last bytes of the file
+    detached: str | None  # name of the file that holds them, None if they follow the header
 
 
 def read_line(content: Content, used: int) -> str:
@@ -61,55 +51,98 @@ def read_line(content: Content, used: int) -> str:
     return text.rstrip("\r\n")
 
 
-def put_field(fields: dict[str, str], name: str, value: str, path: Path) -> None:
-    """Keep a field of a header; FormatError for a name that is none, or is there twice: readers differ in which they take."""
-    if not name.isprintable() or not name.isascii():
-        raise FormatError("its header holds a line that cannot be read", "repair the header", subject=path)
-    if fields.setdefault(name, value) is not value:
-        raise FormatError(f"its header tells {name[:30]!r} twice", "repair the header", subject=path)
+class TextHeader(dict[str, str]):
+    """Fields of a text header by their names in lower case; what is wrong with one is refused with a FormatError.
+
+    Args:
+        path: of the file, for messages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def refuse(self, problem: str, remedy: str = "repair the header") -> NoReturn:
+        """Refuse the file."""
+        raise FormatError(problem, remedy, subject=self.path)
+
+    def put(self, name: str, value: str) -> None:
+        """Keep a field; refuse a name that is none, or is there twice: readers differ in which they take."""
+        if not name.isprintable() or not name.isascii():
+            self.refuse("its header holds a line that cannot be read")
+        if self.setdefault(name, value) is not value:
+            self.refuse(f"its header tells {name[:30]!r} twice")
+
+    def require(self, name: str, shown: str = "") -> str:
+        """The text of a field that must be there."""
+        if name not in self:
+            self.refuse(f"its header lacks {shown or repr(name)}")
+        return self[name]
+
+    def numbers(self, text: str, name: str, count: int | None = None) -> list[float]:
+        """Finite numbers of a field, `count` of them: as any program spells them, since Python takes 1_0 for ten."""
+        words = re.split(r"[ \t,]+", text.strip(" \t"))
+        found = [float(word) for word in words] if all(map(NUMBER.fullmatch, words)) else []
+        if not found or (count is not None and len(found) != count) or not np.isfinite(found).all():
+            self.refuse(f"its {name} {text[:60]!r} cannot be used")
+        return found
+
+    def sizes(self, text: str, name: str) -> list[int]:
+        """Positive whole numbers of a field."""
+        found = self.numbers(text, name)
+        if any(size < 1 or size != int(size) or size > 2**40 for size in found):
+            self.refuse(f"its {name} {text[:60]!r} is no image size")
+        return [int(size) for size in found]
+
+    def number_type(self, kind: str, name: str, types: Mapping[str, str], *, big: bool) -> np.dtype:
+        """The type that is called so, with its byte order."""
+        if kind not in types:
+            self.refuse(f"its {name} {kind[:30]!r} cannot be read", "convert it to integers or float")
+        return np.dtype(types[kind]).newbyteorder(">" if big else "<")
+
+    def skip(self, text: str, name: str, *, packed: bool) -> int:
+        """How many bytes lie before the voxels: none before packed ones, for readers differ in what they skip then."""
+        skip = self.numbers(text, name, 1)[0]
+        if skip != int(skip) or skip < -1 or (skip and packed):
+            self.refuse(f"its {name} {skip:g} cannot be used")
+        return int(skip)
+
+    def check_data_file(self, file: str, name: str) -> None:
+        """Refuse voxels in more than one file."""
+        if file.upper().startswith("LIST") or "%" in file:
+            self.refuse(f"its data are spread over several files ({name} LIST)", "save it as one file")
 
 
-def parse_numbers(text: str, path: Path, name: str, count: int | None = None) -> list[float]:
-    """Finite numbers of a field, `count` of them: as any program spells them, since Python takes 1_0 for ten."""
-    words = re.split(r"[ \t,]+", text.strip(" \t"))
-    found = [float(word) for word in words] if all(map(NUMBER.fullmatch, words)) else []
-    if not found or (count is not None and len(found) != count) or not np.isfinite(found).all():
-        raise FormatError(f"its {name} {text[:60]!r} cannot be used", "repair the header", subject=path)
-    return found
+Describe = Callable[[Content, Options, list[str]], tuple[VoxelLayout, NDArray[np.float64], object]]
+"""What a header says: how voxels are stored, where they lie (index → RAS mm), and the reader's own notes for a writer."""
 
 
-def parse_sizes(text: str, path: Path, name: str) -> list[int]:
-    """Positive whole numbers of a field."""
-    found = parse_numbers(text, path, name)
-    if any(size < 1 or size != int(size) or size > 2**40 for size in found):
-        raise FormatError(f"its {name} {text[:60]!r} is no image size", "repair the header", subject=path)
-    return [int(size) for size in found]
-
-
-def load_voxels(
-    content: Content, layout: VoxelLayout, affine: NDArray[np.float64], options: Options, notes: list[str]
-) -> Loaded:
-    """Read the voxels that a header describes and make them a volume."""
-    path = content.path
-    affine = _checked(affine, path)
-    frame = pick_frame(layout.frames, options.frame, path)
-    with _voxels(content, layout) as voxels:
-        count = layout.channels * layout.shape[0] * layout.shape[1] * layout.shape[2]
-        flat = read_frame(voxels, layout.dtype, count, (frame, layout.frames), options)
-        left = voxels.capacity - voxels.position
-        if layout.detached is not None and layout.packing == "raw" and left:  # before the voxels or after them: nobody can tell
-            problem = f"its data file holds {left} bytes more than the header declares"
-            raise FormatError(problem, "say in the header how many to skip, or export the image again", subject=path)
-        notes += [note for note in voxels.warnings if note not in notes]
+def load_described(path: Path, options: Options, describe: Describe) -> Loaded:
+    """Read the voxels that a text header describes and make them a volume."""
+    with open_content(path) as content:
+        notes: list[str] = []
+        layout, affine, origin = describe(content, options, notes)
+        affine = _checked(affine, path)
+        frame = pick_frame(layout.frames, options.frame, path)
+        with _voxels(content, layout) as voxels:
+            count = layout.channels * layout.shape[0] * layout.shape[1] * layout.shape[2]
+            flat = read_frame(voxels, layout.dtype, count, (frame, layout.frames), options)
+            left = voxels.capacity - voxels.position
+            if layout.detached is not None and layout.packing == "raw" and left:  # before or after them: nobody can tell
+                problem = f"its data file holds {left} bytes more than the header declares"
+                raise FormatError(problem, "say in the header how many to skip, or export the image again", subject=path)
+            notes += [note for note in voxels.warnings if note not in notes]
     array = _shaped(flat, layout, options, notes)
     if options.clean:
         array, odd = clean(array)
         notes += odd + size_warning(layout.shape)
-    return Loaded(array, affine, source=path, warnings=(*notes, *shear_warning(affine)))
+    return Loaded(array, affine, source=path, warnings=(*notes, *shear_warning(affine)), origin=origin)
 
 
-def empty_volume(path: Path, layout: VoxelLayout, affine: NDArray[np.float64], options: Options) -> Volume:
-    """A volume of zeros in the grid that a header describes; raises what `load_voxels` does, as far as the header tells."""
+def empty_described(path: Path, options: Options, describe: Describe) -> Volume:
+    """Zeros in the grid that a text header describes; raises what `load_described` does, as far as the header tells."""
+    with open_content(path) as content:
+        layout, affine, _ = describe(content, options, [])
     pick_frame(layout.frames, options.frame, path)
     return Volume(np.broadcast_to(np.zeros((), layout.dtype), layout.shape), _checked(affine, path), source=path)
 
@@ -135,8 +168,7 @@ def pick_frame(frames: int, frame: int | None, path: Path) -> int:
             subject=path,
             choices=(f"--frame 0 (first) to --frame {frames - 1} (last)",),
         )
-    if not 0 <= (frame or 0) < frames:
-        raise no_such("frame", frame or 0, frames, path)
+    require_index("frame", frame or 0, frames, path)
     return frame or 0
 
 
@@ -153,15 +185,7 @@ def _shaped(flat: NDArray[Any], layout: VoxelLayout, options: Options, notes: li
 
 
 def read_frame(content: Content, dtype: np.dtype, count: int, which: tuple[int, int], options: Options) -> NDArray[Any]:
-    """The numbers of one time point, of so many that follow each other; the others are passed over, and must be there.
-
-    Args:
-        content: at the first voxel.
-        dtype: of a number.
-        count: numbers of one time point.
-        which: it, from 0, and how many there are.
-        options: how to read.
-    """
+    """The numbers of one time point (which, of how many) that follow; the others are passed over, and must be there."""
     frame, frames = which
     size = count * dtype.itemsize
     if content.capacity - content.position < size * frames:
@@ -288,11 +312,7 @@ def grey(array_c: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def one_channel(array_c: NDArray[Any]) -> NDArray[Any]:
-    """The number of each pixel or voxel of a mask, which its colours repeat (alpha left out).
-
-    Raises:
-        FormatError: they differ.
-    """
+    """The number of each pixel of a mask, which its colours repeat (alpha left out); raises FormatError if they differ."""
     if not (array_c[..., :3] == array_c[..., :1]).all():
         raise FormatError("this mask is coloured", "save it in grey, one number for each object")
     return np.ascontiguousarray(array_c[..., 0])
@@ -392,17 +412,7 @@ def _size(volume: Volume) -> str:
 def join_labels(
     parts: Iterable[tuple[int, NDArray[np.bool_]]], shape: tuple[int, ...], path: Path, what: str
 ) -> NDArray[np.unsignedinteger]:
-    """One label map of objects, each a label and where it is.
-
-    Args:
-        parts: at least one.
-        shape: of each of them.
-        path: of the file that they are from.
-        what: it calls them.
-
-    Raises:
-        FormatError: two of them overlap.
-    """
+    """One label map of objects, each a label and where it is; raises FormatError if two of `what` overlap."""
     joined = np.zeros(shape, np.uint32)
     for label, inside in parts:
         if overlap := np.count_nonzero(joined[inside]):

@@ -39,11 +39,7 @@ FREE = 0.8  # share of the time that each of two threads computes, at least, whe
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called so; "auto" takes CUDA, then MPS, then the processor.
-
-    Raises:
-        ConfigError: no such device here.
-    """
+    """The device called so; "auto" takes CUDA, then MPS, then the processor; raises ConfigError if it is not here."""
     # torch names devices that are not there, and refuses others only when they are used: both are told here
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -78,15 +74,10 @@ def _processor_computes_bf16() -> bool:
 
 @dataclass(eq=False)
 class _Helper:
-    """Another core.
+    """Another core."""
 
-    Args:
-        submit: hands work to it.
-        taken: whether it follows a stream: parts of other work would only take turns with that.
-    """
-
-    submit: Submit
-    taken: bool = False
+    submit: Submit  # hands work to it
+    taken: bool = False  # whether it follows a stream: parts of other work would only take turns with that
 
 
 class Later(Generic[T]):

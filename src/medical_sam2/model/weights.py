@@ -305,11 +305,7 @@ def read_small_network(path: Path, build: Callable[[Mapping[str, Tensor]], N], w
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of at most one megabyte.
-
-    Raises:
-        WeightsError: the file is missing, too large or no JSON object.
-    """
+    """The object in a JSON file of at most one megabyte; raises WeightsError if it is missing, too large or no JSON object."""
     try:
         if path.stat().st_size > CONFIG_BYTES:
             raise WeightsError("is too large for a configuration", "give the one that belongs to the weights", subject=path)

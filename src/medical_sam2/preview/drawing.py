@@ -20,17 +20,11 @@ _MARGIN, _LEGEND = 10.0, 22  # left of a legend, and height of a line of it
 
 @dataclass(frozen=True)
 class PreviewCrop:
-    """The part of a slice that a picture shows.
+    """The part of a slice that a picture shows."""
 
-    Args:
-        low_yx: first row and column.
-        size_yx: how many of each.
-        scale_yx: pixels of the picture for each of the slice, along rows and columns.
-    """
-
-    low_yx: tuple[int, int]
-    size_yx: tuple[int, int]
-    scale_yx: tuple[float, float]
+    low_yx: tuple[int, int]  # first row and column
+    size_yx: tuple[int, int]  # how many of each
+    scale_yx: tuple[float, float]  # pixels of the picture for each of the slice, along rows and columns
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -51,17 +45,12 @@ class PreviewCrop:
 
 @dataclass(frozen=True)
 class DrawnLine:
-    """A line that was drawn by hand on a slice.
+    """A line that was drawn by hand on a slice."""
 
-    Args:
-        places_xy: x to the right, y down, pixel centres at integers, in the order in which they were drawn.
-        positive: whether it means the object.
-        width: in pixels of the slice; shown as 2 of the picture at least.
-    """
-
+    # x to the right, y down, pixel centres at integers, in the order in which they were drawn
     places_xy: Sequence[tuple[float, float]]
-    positive: bool = True
-    width: float = 0
+    positive: bool = True  # whether it means the object
+    width: float = 0  # in pixels of the slice; shown as 2 of the picture at least
 
 
 def tile(

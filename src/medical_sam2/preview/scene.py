@@ -24,21 +24,16 @@ _MOST_WINDOWS = 4  # that a picture shows
 class PreviewScene:
     """A volume, what was outlined in it, and what was asked.
 
-    Args:
-        volume: the image.
-        segmentation: in the image's grid.
-        prompts: what the user pointed at.
-        window: intensities shown as black and white; unless given, what the network saw of the first object, if it was asked.
-        looked_at: labels of the objects that decide which slices are shown, of all unless given; all are outlined.
-
     Raises:
         GeometryError: the segmentation is not in the grid of the volume.
     """
 
-    volume: Volume
-    segmentation: Segmentation
-    prompts: Sequence[Prompt] = ()
+    volume: Volume  # the image
+    segmentation: Segmentation  # in the image's grid
+    prompts: Sequence[Prompt] = ()  # what the user pointed at
+    # intensities shown as black and white; unless given, what the network saw of the first object, if it was asked
     window: Window | None = None
+    # labels of the objects that decide which slices are shown, of all unless given; all are outlined
     looked_at: frozenset[int] | None = None
     axes: str = field(init=False)
 

@@ -272,11 +272,7 @@ def address(settings: ServerSettings, *, secure: bool = False, token: str = "") 
 
 
 def serve(settings: ServerSettings, queue: InferenceQueue, *, certificate: str | None, key: str | None, browser: bool) -> None:
-    """Serve until interrupted.
-
-    Raises:
-        ConfigError: nothing can be offered at this address.
-    """
+    """Serve until interrupted; raises ConfigError if nothing can be offered at this address."""
     check_address(settings.host, settings.port)
     limit_heaps()
     logging.getLogger("medsam2.serve").setLevel(logging.INFO)

@@ -114,11 +114,7 @@ class Datastore:
         return found
 
     def get(self, id: str) -> DatastoreImage:
-        """The image of an id, or of the name of its file.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """The image of an id, or of the name of its file; raises NotFound."""
         images = self.images()
         for image in (images.get(id), *(each for each in images.values() if each.name == id)):
             if image is not None:
@@ -271,15 +267,10 @@ def _writable() -> Iterator[None]:
 
 @dataclass(eq=False)
 class LibrarySessions:
-    """Sessions of this server about images of its library and of its PACS.
+    """Sessions of this server about images of its library and of its PACS."""
 
-    Args:
-        store: of the sessions.
-        datastore: names the images of the library.
-    """
-
-    store: SessionStore
-    datastore: Datastore
+    store: SessionStore  # of the sessions
+    datastore: Datastore  # names the images of the library
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _sessions: dict[Stamp | str, str] = field(default_factory=dict[Stamp | str, str])
     _series: dict[Stamp, dict[str, str]] = field(default_factory=dict[Stamp, dict[str, str]])
@@ -360,13 +351,9 @@ class ImageSuggestion:
 
 @dataclass(eq=False)
 class ActiveLearning:
-    """Chooses images that have no labels yet.
+    """Chooses images that have no labels yet."""
 
-    Args:
-        library: of the images.
-    """
-
-    library: LibrarySessions
+    library: LibrarySessions  # of the images
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen: dict[Stamp, NDArray[np.float32] | None] = field(default_factory=dict[Stamp, "NDArray[np.float32] | None"])
     _sure: dict[Stamp, float] = field(default_factory=dict[Stamp, float])
@@ -378,11 +365,7 @@ class ActiveLearning:
                 self._sure[stamp(self.library.datastore.get(name).entry.path)] = confidence
 
     def choose(self, strategy: str) -> ImageSuggestion | None:
-        """An image without labels; nothing where all have some.
-
-        Raises:
-            NotFound: no such strategy.
-        """
+        """An image without labels; nothing where all have some; raises NotFound for an unknown strategy."""
         if strategy not in STRATEGIES:
             raise NotFound("strategy")
         labels, images = self.library.datastore.labels(), self.library.datastore.images().values()

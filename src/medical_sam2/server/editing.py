@@ -36,25 +36,15 @@ MOST_PARTS = 16
 
 @dataclass(frozen=True, eq=False)
 class StructureEdit:
-    """What a session holds after an edit.
+    """What a session holds after an edit."""
 
-    Args:
-        structures: all of them, in their order; gestures on those that are gone are forgotten.
-        result: their voxels; None where it stays.
-        notes: for the user.
-    """
-
-    structures: tuple[Structure, ...]
-    result: SessionResult | None = None
-    notes: tuple[str, ...] = ()
+    structures: tuple[Structure, ...]  # all of them, in their order; gestures on those that are gone are forgotten
+    result: SessionResult | None = None  # their voxels; None where it stays
+    notes: tuple[str, ...] = ()  # for the user
 
 
 def check_volume(image: SessionImage, why: str) -> None:
-    """Refuse what is done to volumes alone.
-
-    Raises:
-        InvalidRequest: it is a set of images; `why` that cannot be done to it.
-    """
+    """Refuse what is done to volumes alone, for `why` it cannot be done to a set; raises InvalidRequest."""
     if not isinstance(image, SessionVolume):
         raise InvalidRequest(why)
 
@@ -184,15 +174,7 @@ def add_outlines(
     names: Mapping[int, str],
     colours: Mapping[int, str],
 ) -> StructureEdit:
-    """Structures of a label map, where nothing is yet; they keep their numbers where these are free.
-
-    Args:
-        state: that stands.
-        result: the same.
-        labels: in the grid of the image.
-        names: number → name.
-        colours: number → "#rrggbb".
-    """
+    """Structures of a label map, where nothing is yet; they keep their numbers where these are free."""
     numbers = [int(number) for number in np.unique(labels) if number]
     new, joined, added = free_labels(state, len(numbers)), result.labels[0].copy(), list[Structure]()
     left = 0
@@ -208,11 +190,7 @@ def add_outlines(
 
 
 def free_labels(state: State, count: int) -> list[int]:
-    """Labels that nothing has, or had in the result that stands.
-
-    Raises:
-        InvalidRequest: there are not so many left.
-    """
+    """Labels that nothing has, or had in the result that stands; raises InvalidRequest if not so many are left."""
     used = {each.label for each in state.structures} | (state.tracked.labels if state.tracked else frozenset[int]())
     first = max(used, default=0) + 1
     if first + count - 1 > MOST_LABEL:
@@ -282,31 +260,19 @@ def give_back(result: SessionResult, shown: LabelMaps, claims: LabelMaps) -> Ses
 
 
 def check_open(state: State, label: int) -> None:
-    """Refuse to change a structure that is locked.
-
-    Raises:
-        InvalidRequest: it is, or there is no such structure.
-    """
+    """Refuse to change a structure that is locked, or not there; raises InvalidRequest."""
     if state.of(label).locked:
         raise InvalidRequest("this structure is locked; unlock it to change it")
 
 
 def check_lockable(state: State) -> None:
-    """Refuse to lock while something was not tracked yet, which might take voxels of what is to be locked.
-
-    Raises:
-        InvalidRequest: there are such gestures.
-    """
+    """Refuse to lock before gestures that were not tracked yet, which may take its voxels; raises InvalidRequest."""
     if state.fresh:
         raise InvalidRequest("apply the changes first, or undo them; then lock it")
 
 
 def check_number(state: State, label: int, value: int) -> None:
-    """Refuse a number that another structure has in files.
-
-    Raises:
-        InvalidRequest: it has.
-    """
+    """Refuse a number that another structure has in files; raises InvalidRequest."""
     if value in {number for other, number in state.numbers.items() if other != label}:
         raise InvalidRequest(f"another structure has the number {value}; choose another one")
 

@@ -145,16 +145,7 @@ def _places(gesture: Gesture, volume: Volume) -> tuple[Index, ...]:
 
 # Everything that the network, or a slice of it, would fail on in its own words is refused here, before the journal has it.
 def check_gesture(gesture: Gesture, shape_hw: tuple[int, int], frames: int) -> None:
-    """Refuse a gesture that cannot be one on its frame.
-
-    Args:
-        gesture: on a frame that is there.
-        shape_hw: of that frame.
-        frames: how many its plane has.
-
-    Raises:
-        InvalidRequest: outside, empty, or of another form than its kind.
-    """
+    """Refuse a gesture outside of its frame, empty, or of another form than its kind; raises InvalidRequest."""
     if gesture.kind == "mask":
         decode_runs(gesture.runs, shape_hw)
         return
@@ -200,11 +191,7 @@ def _check_drawn(gesture: Gesture, shape_hw: tuple[int, int]) -> None:
 
 # Runs come from a client: those that would write outside of the mask, or twice, must not reach numpy.
 def decode_runs(runs: Sequence[int], shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask (H, W) of runs: start and length, row by row, one after the other.
-
-    Raises:
-        InvalidRequest: they leave the frame, or are out of order.
-    """
+    """The mask (H, W) of runs, start and length, row by row; raises InvalidRequest if they leave the frame or their order."""
     starts, lengths = np.array(runs[::2], np.int64), np.array(runs[1::2], np.int64)
     size = shape_hw[0] * shape_hw[1]
     if len(starts) != len(lengths) or not len(starts) or (lengths < 1).any() or (starts < 0).any():

@@ -180,11 +180,7 @@ class TrackingJob:
         return self
 
     def report(self, event: JobEvent) -> None:
-        """One more event.
-
-        Raises:
-            Cancelled: the job is to stop.
-        """
+        """One more event; raises Cancelled if the job is to stop."""
         if self._stop.is_set():
             raise Cancelled
         self.events.append(event)

@@ -40,15 +40,10 @@ Moment: TypeAlias = tuple[NDArray[np.uint8], tuple[Prompt, ...], tuple[Prompt, .
 
 @dataclass(eq=False)
 class Prediction:
-    """What the network makes of a client's gestures, while it does.
+    """What the network makes of a client's gestures, while it does."""
 
-    Args:
-        lease: of the client, as it was when this began.
-        queue: where the network is asked.
-    """
-
-    lease: "Lease"
-    queue: InferenceQueue
+    lease: "Lease"  # of the client, as it was when this began
+    queue: InferenceQueue  # where the network is asked
     labels: NDArray[np.uint8] = field(init=False)  # as far as they are known
     done: bool = False
     error: Exception | None = None
@@ -60,11 +55,7 @@ class Prediction:
         self.job = TrackingJob(self._work).start()
 
     def wait(self) -> NDArray[np.uint8]:
-        """What is known after `ANSWER_S`, or sooner where that is all.
-
-        Raises:
-            Exception: whatever ended it.
-        """
+        """What is known after `ANSWER_S`, or sooner where that is all; raises whatever ended it."""
         self.job.wait(ANSWER_S)
         if self.error is not None:
             raise self.error
@@ -120,11 +111,7 @@ class Lease:
         self.prompts, self.fresh, self.given, self.past = (), (), False, []
 
     def image(self) -> tuple[Volume, NDArray[np.uint8]]:
-        """The image, and its labels as they are.
-
-        Raises:
-            InvalidRequest: none was sent.
-        """
+        """The image, and its labels as they are; raises InvalidRequest if none was sent."""
         if self.volume is None or self.labels is None:
             raise InvalidRequest("no image was sent; call set_image first")
         return self.volume, self.labels
@@ -181,11 +168,7 @@ class Leases:
         self._leases: dict[str, Lease] = {}
 
     def claim(self) -> str:
-        """A token for a new client.
-
-        Raises:
-            LimitReached: there are too many.
-        """
+        """A token for a new client; raises LimitReached if there are too many."""
         with self._lock:
             now = time.monotonic()
             alive = {k: x for k, x in self._leases.items() if now - x.used < IDLE_S and now - x.alive < 2 * LIVENESS_S}
@@ -197,11 +180,7 @@ class Leases:
             return token
 
     def get(self, token: str, *, used: bool = True) -> Lease:
-        """The lease of a token.
-
-        Raises:
-            Refusal: it has ended (410).
-        """
+        """The lease of a token; raises Refusal (410) if it has ended."""
         lease = self._leases.get(token)
         now = time.monotonic()
         if lease is None or now - lease.used > IDLE_S:

@@ -64,11 +64,7 @@ class InferenceRequest:
 
 
 def parse(params: str) -> InferenceRequest:
-    """What an inference asks for.
-
-    Raises:
-        InvalidRequest: it is not what it should be.
-    """
+    """What an inference asks for; raises InvalidRequest if it is not what it should be."""
     given = _object(params)
     suffix = str(given.get("result_extension", ".nrrd"))
     form = suffix[1:] if suffix in registry.written() and not registry.writer_of(Path(f"a{suffix}")).check else "nrrd"

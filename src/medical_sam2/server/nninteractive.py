@@ -86,16 +86,7 @@ def pack_array(array: NDArray[Any]) -> bytes:
 
 
 def unpack_array(data: bytes, most: int) -> NDArray[Any]:
-    """An array from bytes.
-
-    Args:
-        data: a whole frame.
-        most: elements that it may have.
-
-    Raises:
-        InvalidRequest: broken, or of another kind.
-        TooLarge: more elements.
-    """
+    """An array from bytes; raises InvalidRequest if they are broken, TooLarge for more than `most` elements."""
     try:
         return _unpacked(memoryview(data), most)
     except (struct.error, ValueError, UnicodeDecodeError, RuntimeError, TypeError):

@@ -49,11 +49,7 @@ class PacsFailure(Refusal):
 
 
 def do(order: Mapping[str, Any]) -> Any:
-    """What was ordered: to search, to fetch or to send.
-
-    Raises:
-        PacsFailure: the PACS does not answer as it should.
-    """
+    """What was ordered: to search, to fetch or to send; raises PacsFailure if the PACS does not answer as it should."""
     address = order["address"]
     if order["do"] == "search":
         filters = {"SeriesInstanceUID": order["series"]} if "series" in order else {"PatientID": order["patient"]}
@@ -117,11 +113,7 @@ def fetch(address: str, study: str, series: str, target: Path, *, images: int = 
 
 
 def send(address: str, study: str, data: bytes) -> None:
-    """Store an object of ours beside the images that it belongs to.
-
-    Raises:
-        PacsFailure: the PACS does not take it.
-    """
+    """Store an object of ours beside the images that it belongs to; raises PacsFailure if the PACS does not take it."""
     from pydicom import dcmread  # slow to load, as all that talks with a PACS
 
     with _connection(address) as archive:

@@ -48,20 +48,14 @@ UNCERTAIN_VOXELS = 64_000_000  # up to which a map of uncertainty is kept beside
 
 @dataclass(frozen=True, eq=False)
 class SessionResult:
-    """What tracking found.
+    """What tracking found."""
 
-    Args:
-        labels: of each voxel.
-        rows: how sure it was of each structure on each tracked frame; `slice` is that of the plane.
-        uncertainty: 0 (sure) to 255 (undecided) for each voxel, where it is known.
-        warnings: for the user.
-        beneath: of a set, edited structures of which others took pixels, where they did; they get these back.
-    """
-
-    labels: LabelMaps
+    labels: LabelMaps  # of each voxel
+    # how sure it was of each structure on each tracked frame; `slice` is that of the plane
     rows: tuple[SliceConfidence, ...] = ()
-    uncertainty: LabelMaps | None = None
-    warnings: tuple[str, ...] = ()
+    uncertainty: LabelMaps | None = None  # 0 (sure) to 255 (undecided) for each voxel, where it is known
+    warnings: tuple[str, ...] = ()  # for the user
+    # of a set, edited structures of which others took pixels, where they did; they get these back
     beneath: LabelMaps | None = None
 
     @cached_property
@@ -101,11 +95,7 @@ def save_result(path: Path, result: SessionResult) -> None:
 
 
 def load_result(path: Path) -> SessionResult:
-    """Read a result of ours.
-
-    Raises:
-        InvalidRequest: it is damaged, or not there any more.
-    """
+    """Read a result of ours; raises InvalidRequest if it is damaged, or not there any more."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             notes = json.loads(file["notes"].tobytes())
@@ -459,11 +449,7 @@ def gesture_intensities(image: SessionImage, gesture: Gesture) -> NDArray[np.gen
 
 
 def check_frame(image: SessionImage, plane: str, t: int) -> None:
-    """Refuse a frame that is not there.
-
-    Raises:
-        InvalidRequest: another plane, or another frame.
-    """
+    """Refuse another plane, or a frame that is not there; raises InvalidRequest."""
     if plane not in image.planes:
         raise InvalidRequest(f"there is no plane {plane!r} here")
     if not 0 <= t < image.planes[plane]:

@@ -160,11 +160,7 @@ class Uploads:
             return path
 
     def add_bytes(self, id: str, count: int) -> None:
-        """Bytes that have come in.
-
-        Raises:
-            TooLarge: more than a session may have.
-        """
+        """Bytes that have come in; raises TooLarge for more than a session may have."""
         with self._lock:
             upload = self._waiting(id)
             upload.bytes += count
@@ -173,12 +169,7 @@ class Uploads:
 
     @contextmanager
     def opening(self, id: str) -> Iterator[None]:
-        """Nobody else opens it, and nothing more comes.
-
-        Raises:
-            NotFound: no session waits under this id.
-            Conflict: it is being opened.
-        """
+        """Nobody else opens it, and nothing more comes; raises NotFound if none waits so, Conflict if it is being opened."""
         with self._lock:
             upload = self._waiting(id)
             upload.opening = True
@@ -262,12 +253,7 @@ class SessionStore:
         self.place(id, source, study=one.study)
 
     def open(self, id: str, reading: ReadingOptions | None = None) -> Session:
-        """Decode what was uploaded or placed.
-
-        Raises:
-            Conflict: somebody does so at the moment.
-            Refusal: it cannot be read.
-        """
+        """Decode what was uploaded or placed; raises Conflict if somebody does so, Refusal if it cannot be read."""
         with self.uploads.opening(id):
             try:
                 self._decode(id, reading or ReadingOptions())
@@ -293,11 +279,7 @@ class SessionStore:
             raise NotFound("session") from None  # it was closed meanwhile
 
     def get(self, id: str, *, new: bool = False) -> Session:
-        """The session of an id.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """The session of an id; raises NotFound."""
         with self._lock:
             if not IDENTITY.fullmatch(id) or (self.uploads.is_waiting(id) and not new):
                 raise NotFound("session")
@@ -392,11 +374,7 @@ class SessionStore:
             raise InvalidRequest(f"this session cannot be opened again: {reason}; remove it") from None
 
     def load_image(self, decoded: Path) -> SessionImage:
-        """What a process of ours has decoded into a folder.
-
-        Raises:
-            TooLarge: it has more voxels than are allowed.
-        """
+        """What a process of ours has decoded into a folder; raises TooLarge for more voxels than are allowed."""
         image = self.load_decoded(decoded, self.settings.window)
         arrays = [image.volume.array] if isinstance(image, SessionVolume) else [each.array for each in image.pictures]
         if sum(array.size for array in arrays) > self.settings.most_voxels:
@@ -474,11 +452,7 @@ def _touched(folder: Path) -> float:
 
 
 def _lock_folder(folder: Path) -> int:
-    """A lock on the folder, which ends with this process whatever ends it.
-
-    Raises:
-        ConfigError: another server has it.
-    """
+    """A lock on the folder, which ends with this process whatever ends it; raises ConfigError if another server has it."""
     held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -213,11 +213,7 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def do(order: Mapping[str, Any]) -> Any:
-    """What was ordered, in this process.
-
-    Raises:
-        MedicalSam2Error: it cannot be done.
-    """
+    """What was ordered, in this process; raises MedicalSam2Error if it cannot be done."""
     own = {"decode": _decode, "outlines": _read_outlines, "export": _export, "list": _list_series}
     return own.get(order["do"], pacs.do)(order)
 

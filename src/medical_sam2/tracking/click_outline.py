@@ -50,29 +50,17 @@ Propose: TypeAlias = Callable[[Region | None, FramePrompt], FramePrediction]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One mask that was proposed.
+    """One mask that was proposed."""
 
-    Args:
-        mask_hw: what of it hangs together with the click, on the reduced frame.
-        probability_hw: on the reduced frame.
-        region: that was shown, by number.
-        share: side of the region, of the frame's shorter one.
-        box: the region on the reduced frame: top, left, bottom, right.
-        place: among the masks that were proposed with it.
-        ious: that were predicted of them.
-        presence: logit that there is an object.
-        all_parts: whether it is all of the mask, and more than what hangs together with the click.
-    """
-
-    mask_hw: MaskArray
-    probability_hw: Floats
-    region: int
-    share: float
-    box: tuple[int, int, int, int]
-    place: int
-    ious: Sequence[float]
-    presence: float
-    all_parts: bool = False
+    mask_hw: MaskArray  # what of it hangs together with the click, on the reduced frame
+    probability_hw: Floats  # on the reduced frame
+    region: int  # that was shown, by number
+    share: float  # side of the region, of the frame's shorter one
+    box: tuple[int, int, int, int]  # the region on the reduced frame: top, left, bottom, right
+    place: int  # among the masks that were proposed with it
+    ious: Sequence[float]  # that were predicted of them
+    presence: float  # logit that there is an object
+    all_parts: bool = False  # whether it is all of the mask, and more than what hangs together with the click
 
 
 def reduction(shape_hw: tuple[int, int]) -> int:
@@ -189,21 +177,13 @@ def _agreement(candidates: Sequence[Candidate]) -> list[list[float]]:
 
 @dataclass(frozen=True, eq=False)
 class _Greys:
-    """What all candidates of a click share.
+    """What all candidates of a click share."""
 
-    Args:
-        picture_hw: greys in [0, 1], of the reduced frame.
-        edge_hw: their slope.
-        xy: pixel of the click.
-        spread: of all greys.
-        slope: mean of all edges.
-    """
-
-    picture_hw: Floats
-    edge_hw: Floats
-    xy: tuple[int, int]
-    spread: float
-    slope: float
+    picture_hw: Floats  # greys in [0, 1], of the reduced frame
+    edge_hw: Floats  # their slope
+    xy: tuple[int, int]  # pixel of the click
+    spread: float  # of all greys
+    slope: float  # mean of all edges
 
     @classmethod
     def of(cls, picture_hw: Floats, xy: tuple[float, float]) -> "_Greys":
@@ -298,21 +278,14 @@ def _touched(mask: MaskArray, box: tuple[int, int, int, int]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class OutlineJudge:
-    """Features (N, F) → predicted Dice (N,).
+    """Features (N, F) → predicted Dice (N,)."""
 
-    Args:
-        layers: weight and bias of each, with a ReLU between two; several networks side by side, whose answers are averaged.
-    """
-
+    # weight and bias of each, with a ReLU between two; several networks side by side, whose answers are averaged
     layers: Sequence[tuple[Floats, Floats]]
 
     @classmethod
     def beside(cls, weights: Path) -> "OutlineJudge | None":
-        """The judge that lies beside a file of weights; None where there is none.
-
-        Raises:
-            WeightsError: the file is broken, or of another version.
-        """
+        """The judge beside a file of weights, None where there is none; raises WeightsError if it is broken or outdated."""
         file = weights.with_name(JUDGE_FILE)
         if not file.is_file():
             return None

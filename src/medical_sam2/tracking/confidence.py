@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from medical_sam2.errors import PromptError
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
-from medical_sam2.strokes import Diameter, Lasso
+from medical_sam2.strokes import Diameter, Lasso, SliceRange
 from medical_sam2.views import View
 from medical_sam2.volume import SliceConfidence, Volume
 
@@ -49,21 +49,13 @@ UNSURE, UNSURE_IMAGE = 0.5, 0.3  # predicted IoU of what a click hit, below whic
 
 @dataclass(frozen=True)
 class Leak:
-    """Slices on which an object seems to have taken what is not its own.
+    """Slices on which an object seems to have taken what is not its own."""
 
-    Args:
-        object: label.
-        view: code of the view that was tracked.
-        slices: indices along the array axis of the file, from the first in the order of tracking.
-        before_px: largest area between the prompt and them, in voxels; None where the object just fills most of them.
-        after_px: largest area on them.
-    """
-
-    object: int
-    view: str
-    slices: tuple[int, ...]
-    before_px: int | None
-    after_px: int
+    object: int  # label
+    view: str  # code of the view that was tracked
+    slices: tuple[int, ...]  # indices along the array axis of the file, from the first in the order of tracking
+    before_px: int | None  # largest area between the prompt and them, in voxels; None where the object just fills most of them
+    after_px: int  # largest area on them
 
     def describe(self, axis: str) -> str:
         """One line for the user; `axis` is that of the file ("i", "j" or "k")."""
@@ -181,14 +173,9 @@ def describe_ends_in(volume: Volume, rows: Sequence[SliceConfidence], start_ijk:
 def describe_unsure_clicks(axes: str, rows: Sequence[SliceConfidence], prompts: Sequence[Prompt]) -> list[str]:
     """A line for each object of which there are clicks alone, and of whose answer on the clicked slices the network is unsure.
 
-    Of such answers of `nano` most are wrong: a click does not say how large its object is.
-
-    Args:
-        axes: directions of the volume's array axes.
-        rows: of all objects.
-        prompts: of all objects.
+    Of such answers of `nano` most are wrong: neither a click nor a limit of slices says how large its object is.
     """
-    drawn, found = {prompt.object for prompt in prompts if not isinstance(prompt, Point)}, list[str]()
+    drawn, found = {prompt.object for prompt in prompts if not isinstance(prompt, Point | SliceRange)}, list[str]()
     for label in sorted({prompt.object for prompt in prompts} - drawn):
         surest = max(
             (row for row in rows if row.object == label and row.prompted), key=lambda row: row.confidence, default=None
@@ -269,17 +256,11 @@ def _consecutive_runs(slices: Sequence[int]) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class ReviewSuggestion:
-    """A slice that is worth a look.
+    """A slice that is worth a look."""
 
-    Args:
-        row: its confidence.
-        gain_px: voxels that a correction there is expected to mend.
-        reason: in two or three words.
-    """
-
-    row: SliceConfidence
-    gain_px: int
-    reason: str
+    row: SliceConfidence  # its confidence
+    gain_px: int  # voxels that a correction there is expected to mend
+    reason: str  # in two or three words
 
 
 def suggest_reviews(
@@ -341,17 +322,11 @@ def _reason(
 
 @dataclass(frozen=True)
 class Need:
-    """How much an image, or a slice, needs a prompt.
+    """How much an image, or a slice, needs a prompt."""
 
-    Args:
-        index: of the image or slice.
-        confidence: predicted IoU in [0, 1], 0 where the object is judged absent.
-        likeness: to what is remembered: cosine in [-1, 1].
-    """
-
-    index: int
-    confidence: float
-    likeness: float
+    index: int  # of the image or slice
+    confidence: float  # predicted IoU in [0, 1], 0 where the object is judged absent
+    likeness: float  # to what is remembered: cosine in [-1, 1]
 
     @property
     def size(self) -> float:
@@ -393,24 +368,16 @@ def slice_needs(rows: Sequence[SliceConfidence], directions: Mapping[int, NDArra
 
 @dataclass(frozen=True, eq=False)
 class RefinedSlices:
-    """What the consensus made of the slices around an object.
+    """What the consensus made of the slices around an object."""
 
-    Args:
-        before_nhw: logits as they were tracked.
-        after_nhw: logits as they are now.
-        known_n4: what the consensus knew of each slice: confidence, the least one on the way from the prompt, how far geodesic
-            distances agree, how far edges tell the border.
-        prompted: slices that were prompted, some of which show the object.
-        box_mm: sides of a box of the grid, across the slices first.
-        box_px: voxels of a slice in a box.
-    """
-
-    before_nhw: Floats
-    after_nhw: Floats
+    before_nhw: Floats  # logits as they were tracked
+    after_nhw: Floats  # logits as they are now
+    # what the consensus knew of each slice: confidence, the least one on the way from the prompt, how far geodesic distances
+    # agree, how far edges tell the border
     known_n4: Floats
-    prompted: Sequence[int]
-    box_mm: Sequence[float]
-    box_px: float
+    prompted: Sequence[int]  # slices that were prompted, some of which show the object
+    box_mm: Sequence[float]  # sides of a box of the grid, across the slices first
+    box_px: float  # voxels of a slice in a box
 
     def features(self) -> Floats:
         """Features (n, S) of the slices."""

@@ -27,8 +27,7 @@ from medical_sam2.model.weights import read_small_network
 from medical_sam2.tracking.confidence import RefinedSlices, dice_of
 from medical_sam2.tracking.frames import box_of, region_around
 from medical_sam2.tracking.fusion import Fusion, Slabs
-from medical_sam2.tracking.geodesics import geodesics
-from medical_sam2.tracking.optical_flow import follow_flow, shift
+from medical_sam2.tracking.witnesses import follow_flow, geodesics, shift
 
 SIDE, VOXELS = 64, 2_000_000  # pixels along a side of a slice, voxels in all, at most
 MARGIN = 1.75  # side of the region over the object's, in a slice
@@ -58,38 +57,23 @@ MOST_CHANGE = 12.0  # that a logit changes by
 
 @dataclass(frozen=True, eq=False)
 class TrackedObject:
-    """An object once it has been tracked.
+    """An object once it has been tracked."""
 
-    Args:
-        estimate: probability (I, J, K).
-        grey: index along I → intensities (J, K) in [0, 1].
-        axis: array axis of the slices that were prompted.
-        prompted: their indices.
-        confidence: of each slice along that axis, 0 where it was not tracked.
-        spacing_mm: between voxels.
-    """
-
-    estimate: Slabs
-    grey: Callable[[int], Floats]
-    axis: int
-    prompted: Sequence[int]
-    confidence: NDArray[np.floating]
-    spacing_mm: tuple[float, float, float]
+    estimate: Slabs  # probability (I, J, K)
+    grey: Callable[[int], Floats]  # index along I → intensities (J, K) in [0, 1]
+    axis: int  # array axis of the slices that were prompted
+    prompted: Sequence[int]  # their indices
+    confidence: NDArray[np.floating]  # of each slice along that axis, 0 where it was not tracked
+    spacing_mm: tuple[float, float, float]  # between voxels
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The working grid: boxes of voxels, no finer than the volume's own, each slice by itself.
+    """The working grid: boxes of voxels, no finer than the volume's own, each slice by itself."""
 
-    Args:
-        low: first voxel of the region.
-        high: the one after its last.
-        shape: boxes along each array axis.
-    """
-
-    low: tuple[int, int, int]
-    high: tuple[int, int, int]
-    shape: tuple[int, int, int]
+    low: tuple[int, int, int]  # first voxel of the region
+    high: tuple[int, int, int]  # the one after its last
+    shape: tuple[int, int, int]  # boxes along each array axis
 
     def means(self, slab: Callable[[int], Floats]) -> Floats:
         """Means over the boxes, of shape `shape`, of a volume that is handed out slab by slab."""
@@ -190,19 +174,12 @@ def signed_distance(mask_hw: MaskArray, steps: NDArray[np.float64]) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class PromptedSlices:
-    """The prompted slices, on the working grid.
+    """The prompted slices, on the working grid."""
 
-    Args:
-        slices: those on which the object is.
-        outline: (n, h, w) the object there, nothing elsewhere.
-        steps: sides of a box of the grid, in radii of the object.
-        goes_on: whether the volume does, before the first slice and after the last.
-    """
-
-    slices: Sequence[int]
-    outline: MaskArray
-    steps: NDArray[np.float64]
-    goes_on: tuple[bool, bool]
+    slices: Sequence[int]  # those on which the object is
+    outline: MaskArray  # (n, h, w) the object there, nothing elsewhere
+    steps: NDArray[np.float64]  # sides of a box of the grid, in radii of the object
+    goes_on: tuple[bool, bool]  # whether the volume does, before the first slice and after the last
 
     @property
     def nearest(self) -> NDArray[np.int64]:
@@ -229,15 +206,10 @@ class PromptedSlices:
 
 @dataclass(frozen=True, eq=False)
 class FeatureMaps:
-    """Features of the working grid, those of single slices after those of voxels; together on one slice at a time.
+    """Features of the working grid, those of single slices after those of voxels; together on one slice at a time."""
 
-    Args:
-        voxels: maps (n, h, w), the prompted axis first.
-        slices: numbers (n,) each.
-    """
-
-    voxels: Sequence[Floats]
-    slices: Sequence[NDArray[np.floating]]
+    voxels: Sequence[Floats]  # maps (n, h, w), the prompted axis first
+    slices: Sequence[NDArray[np.floating]]  # numbers (n,) each
 
     def __len__(self) -> int:
         """How many slices."""
@@ -369,29 +341,19 @@ class Gate(nn.Sequential):
 
     @classmethod
     def beside(cls, weights: Path, name: str = GATE_FILE, features: int = len(FEATURES)) -> "Gate | None":
-        """The gate that lies beside a file of weights under a name; None where there is none.
-
-        Raises:
-            WeightsError: the file is broken, or of another version.
-        """
+        """The gate beside a file of weights, None where there is none; raises WeightsError if it is broken or outdated."""
         file = weights.with_name(name)
         return read_small_network(file, lambda tensors: cls(len(tensors["0.bias"]), features), "the consensus")
 
 
 @dataclass(frozen=True, eq=False)
 class RefinedProbability:
-    """Probabilities (I, J, K) by slabs, as a fusion hands them out: the tracked ones with their logits changed in the region.
+    """Probabilities (I, J, K) by slabs, as a fusion hands them out: the tracked ones, their logits changed in the region."""
 
-    Args:
-        estimate: that was tracked.
-        grid: of the change.
-        change: of the logits, of its shape.
-        confidence: slice of the prompted axis → predicted IoU in [0, 1], of the slices in the region that were not prompted.
-    """
-
-    estimate: Fusion
-    grid: Grid
-    change: Floats
+    estimate: Fusion  # that was tracked
+    grid: Grid  # of the change
+    change: Floats  # of the logits, of its shape
+    # slice of the prompted axis → predicted IoU in [0, 1], of the slices in the region that were not prompted
     confidence: Mapping[int, float] = field(default_factory=dict[int, float])
 
     def result(self) -> Floats:
@@ -425,14 +387,7 @@ class RefinedProbability:
 
 
 def apply_consensus(gate: Gate, what: TrackedObject, fusion: Fusion, judge: Gate | None = None) -> Fusion | RefinedProbability:
-    """The probabilities of an object after the consensus; as they were where nothing was found on the prompted slices.
-
-    Args:
-        gate: that changes them.
-        what: was tracked.
-        fusion: its probabilities.
-        judge: of how good each slice is afterwards.
-    """
+    """The probabilities of an object after the consensus; as they were where nothing was found on the prompted slices."""
     grid = working_grid(what)
     if grid is None:
         return fusion

@@ -61,12 +61,7 @@ def read_request(
 
 
 def _earlier_labels(earlier: object, volume: Volume) -> NDArray[np.unsignedinteger] | None:
-    """The labels of an earlier result, if they can be some of this volume.
-
-    Raises:
-        GeometryError: they lie in another grid.
-        InputError: they are no labels.
-    """
+    """The labels of an earlier result; raises GeometryError for another grid, InputError for what are no labels."""
     if earlier is None:
         return None
     labels = earlier.labels if isinstance(earlier, Segmentation) else earlier
@@ -108,12 +103,7 @@ def take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[.
 
 
 def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
-    """The earlier labels, mended where prompts were given.
-
-    Args:
-        tracker: knows the image; its rows are filled.
-        groups: new prompts.
-        earlier: (I, J, K) labels of the earlier result.
+    """The earlier labels (I, J, K), mended where prompts were given; the tracker's rows are filled.
 
     Raises:
         PromptError: an object has negative clicks only on a slice where it is not.
@@ -142,26 +132,16 @@ def _shown_prompts(volume: Volume, group: Group, label: int, old_thw: NDArray[np
 
 @dataclass(frozen=True, eq=False)
 class _CorrectedObject:
-    """What is corrected.
+    """What is corrected."""
 
-    Args:
-        label: of the object.
-        view: in which the new prompts lie.
-        stack_thw: all labels along it, mended in place.
-        old_thw: the object as it was.
-        new: frame → new prompt.
-        frames: on which it may change.
-        spacing_mm: of the frames, their rows and their columns.
-        changes: frame → what was added there, and what was taken away; filled as it is tracked.
-    """
-
-    label: int
-    view: View
-    stack_thw: NDArray[np.unsignedinteger]
-    old_thw: NDArray[np.bool_]
-    new: Mapping[int, FramePrompt]
-    frames: range
-    spacing_mm: tuple[float, float, float]
+    label: int  # of the object
+    view: View  # in which the new prompts lie
+    stack_thw: NDArray[np.unsignedinteger]  # all labels along it, mended in place
+    old_thw: NDArray[np.bool_]  # the object as it was
+    new: Mapping[int, FramePrompt]  # frame → new prompt
+    frames: range  # on which it may change
+    spacing_mm: tuple[float, float, float]  # of the frames, their rows and their columns
+    # frame → what was added there, and what was taken away; filled as it is tracked
     changes: dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = field(default_factory=dict)
 
     @cached_property

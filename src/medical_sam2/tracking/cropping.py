@@ -6,7 +6,7 @@ Shapes: I J K voxels of a whole volume, H W pixels of a whole image.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from medical_sam2.io.voxels import replace_non_finite
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.tracking.frames import Region, around_all, cut_prompt, prompt_extent
-from medical_sam2.tracking.plan import TrackingPlan, plan_tracking
+from medical_sam2.tracking.image_viewer import Images
+from medical_sam2.tracking.limits import Limits, limits_of
+from medical_sam2.tracking.plan import TrackingPlan, array_axis, plan_tracking
 from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume, bounding_box
@@ -29,17 +31,11 @@ SAMPLES = 64  # along each axis, at least, by which that is judged
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """The part of a volume that is looked at.
+    """The part of a volume that is looked at."""
 
-    Args:
-        whole: the volume, NaN and infinities replaced as readers of files do it.
-        box: where the part lies in it.
-        warnings: whether any were.
-    """
-
-    whole: Volume
-    box: tuple[slice, slice, slice]
-    warnings: tuple[str, ...] = ()
+    whole: Volume  # the volume, NaN and infinities replaced as readers of files do it
+    box: tuple[slice, slice, slice]  # where the part lies in it
+    warnings: tuple[str, ...] = ()  # whether any were
 
     @classmethod
     def to_content(cls, volume: Volume, prompts: Sequence[Prompt]) -> "Crop":
@@ -90,9 +86,7 @@ class Crop:
             return replace(prompt, start_ijk=self.start, whole_ijk=self.whole.shape)
         return prompt
 
-    def plan(
-        self, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.unsignedinteger] | None
-    ) -> TrackingPlan:
+    def plan(self, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.generic] | None) -> TrackingPlan:
         """`plan_tracking` in the part; what is refused is told in voxels of the whole."""
         try:
             return plan_tracking(self.volume, [self.prompt(prompt) for prompt in prompts], views, earlier)
@@ -157,6 +151,40 @@ class Crop:
         return whole
 
 
+@dataclass(frozen=True, eq=False)
+class VolumePlan:
+    """What is tracked of a volume: the part of it that is looked at, and who is tracked there along which views."""
+
+    crop: Crop
+    prompts: tuple[Prompt, ...]  # in voxels of the whole volume
+    tracking: TrackingPlan  # in voxels of the part
+
+    @classmethod
+    def of(
+        cls,
+        volume: Volume,
+        prompts: Sequence[Prompt],
+        views: str | Sequence[View],
+        earlier: NDArray[np.generic] | None = None,
+    ) -> "VolumePlan":
+        """Plan what prompts, or corrections of earlier labels, ask for; raises as `plan_tracking` does."""
+        crop = Crop.to_content(volume, prompts)
+        return cls(crop, tuple(prompts), crop.plan(prompts, views, earlier))
+
+    @property
+    def limits(self) -> dict[int, Limits]:
+        """Object → what its prompts settle of single voxels of the whole, where they do."""
+        axes = {x: array_axis(self.crop.whole, group.view) for group in self.tracking.groups for x in group.prompts}
+        found = {x: limits_of([p for p in self.prompts if p.object == x], self.crop.whole.shape, axes[x]) for x in axes}
+        return {x: own for x, own in found.items() if own is not None}
+
+    def slice_index(self, view: View, t: int) -> int:
+        """The slice of the whole, along its array axis, that a frame of the part lies on."""
+        axis = array_axis(self.crop.whole, view)
+        side = self.crop.box[axis]
+        return side.start + view.slice_index(t, side.stop - side.start, self.crop.whole.orientation)
+
+
 # From a click on what fills its frame the network finds next to nothing: it has learnt that there is something around objects.
 def _content_box(array: NDArray[np.generic], axes: int | None = None) -> tuple[slice, ...]:
     """`content_box`, with a margin of background around a thing that is nearly uniform: there is nothing else to outline."""
@@ -209,29 +237,23 @@ def _places(prompt: Prompt) -> Sequence[Index] | NDArray[np.intp] | None:
     return prompt.voxels if isinstance(prompt, Brush) else None
 
 
-class CroppedImages(Sequence[NDArray[np.generic]]):
+class CroppedImages:
     """The images of a set, each without its padding as far as no prompt lies on it; read when they are asked for.
 
     Args:
-        images: (H, W) or (H, W, 3) each.
+        images: of the set.
         prompts: image → object → prompt, in pixels of the whole image.
     """
 
-    def __init__(self, images: Sequence[NDArray[np.generic]], prompts: Mapping[int, Mapping[int, FramePrompt]]) -> None:
+    def __init__(self, images: Images, prompts: Mapping[int, Mapping[int, FramePrompt]]) -> None:
         self._images, self._prompts = images, prompts
         self._places: dict[int, tuple[tuple[int, int], Region]] = {}
 
     def __len__(self) -> int:
         return len(self._images)
 
-    @overload
-    def __getitem__(self, index: int) -> NDArray[np.generic]: ...
-    @overload
-    def __getitem__(self, index: slice) -> "CroppedImages": ...
-    def __getitem__(self, index: int | slice) -> "NDArray[np.generic] | CroppedImages":
+    def __getitem__(self, index: int) -> NDArray[np.generic]:
         """The content of an image."""
-        if isinstance(index, slice):
-            return CroppedImages(self._images[index], {})
         image = self._images[index]
         if image.ndim not in {2, 3} or 0 in image.shape:
             return image  # no image: whoever uses it says so

@@ -198,25 +198,15 @@ def _by_object(
 
 @dataclass(frozen=True)
 class FinishingChange:
-    """What one step did to one object.
+    """What one step did to one object."""
 
-    Args:
-        object: label.
-        step: its name.
-        setting: of it, true where it has none.
-        before: voxels.
-        after: voxels.
-        left_to_others: voxels that it would have taken, and that another object has.
-        changed: voxels that it took or gave up; None: an earlier version did not count them.
-    """
-
-    object: int
-    step: str
-    setting: float | bool
-    before: int
-    after: int
-    left_to_others: int = 0
-    changed: int | None = None
+    object: int  # label
+    step: str  # its name
+    setting: float | bool  # of it, true where it has none
+    before: int  # voxels
+    after: int  # voxels
+    left_to_others: int = 0  # voxels that it would have taken, and that another object has
+    changed: int | None = None  # voxels that it took or gave up; None: an earlier version did not count them
 
 
 def finish(

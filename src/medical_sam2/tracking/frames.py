@@ -43,19 +43,12 @@ AGREEMENT = 0.5  # weight of the mean Dice with the other answers beside the pre
 
 @dataclass(frozen=True)
 class Region:
-    """Rows and columns of a frame.
+    """Rows and columns of a frame."""
 
-    Args:
-        top: first row.
-        left: first column.
-        height: rows.
-        width: columns.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
+    top: int  # first row
+    left: int  # first column
+    height: int  # rows
+    width: int  # columns
 
     @property
     def rows(self) -> slice:
@@ -87,15 +80,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A frame as far as regions care.
+    """A frame as far as regions care."""
 
-    Args:
-        shape_hw: rows and columns.
-        pixel_hw: height and width of a pixel in mm, or in any other unit.
-    """
-
-    shape_hw: tuple[int, int]
-    pixel_hw: tuple[float, float] = (1.0, 1.0)
+    shape_hw: tuple[int, int]  # rows and columns
+    pixel_hw: tuple[float, float] = (1.0, 1.0)  # height and width of a pixel in mm, or in any other unit
 
     def around(self, box_xyxy: BoxXyxy, margin: float) -> Region | None:
         """The region with a box in its middle, see `region_around`; None where it is nearly the whole frame."""
@@ -170,13 +158,7 @@ def _place_span(middle: float, side: float, offset: float, length: int) -> tuple
 
 
 def object_box(canvas: Canvas, prompts: Mapping[int, FramePrompt], ask: AskNetwork) -> BoxXyxy:
-    """The box of an object by its prompts, or as the network takes its clicks.
-
-    Args:
-        canvas: the frames.
-        prompts: frame → prompt of the object.
-        ask: asks the network.
-    """
+    """The box of an object by its prompts (frame → prompt), or as the network takes its clicks."""
     boxes = [prompt_extent(prompt) for prompt in prompts.values()]
     if all(_drawn_box(prompt) is None for prompt in prompts.values()):
         t = next((t for t, prompt in prompts.items() if prompt.labels.any()), next(iter(prompts)))
@@ -351,21 +333,13 @@ def to_frame(logits_Bhw: Tensor, shape_hw: tuple[int, int], region: Region | Non
 
 @dataclass(frozen=True, eq=False)
 class FrameStack:
-    """A volume as the network sees it along one view: frames made as they are asked for.
+    """A volume as the network sees it along one view: frames made as they are asked for."""
 
-    Args:
-        volume: the image.
-        view: which way frames, rows and columns run.
-        window: of intensities.
-        size: side of the network's input.
-        region: part of each frame that the network is shown; the whole of it where there is none.
-    """
-
-    volume: Volume
-    view: View
-    window: Window
-    size: int
-    region: Region | None = None
+    volume: Volume  # the image
+    view: View  # which way frames, rows and columns run
+    window: Window  # of intensities
+    size: int  # side of the network's input
+    region: Region | None = None  # part of each frame that the network is shown; the whole of it where there is none
 
     @property
     def axes(self) -> str:

@@ -76,13 +76,9 @@ def given(waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Shuffled:
-    """At random.
+    """At random."""
 
-    Args:
-        seed: the same one shuffles the same.
-    """
-
-    seed: int = 0
+    seed: int = 0  # the same one shuffles the same
 
     def __call__(self, waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
         """In another order."""
@@ -97,11 +93,7 @@ def similar(waiting: Sequence[int], likeness: Likeness) -> Iterator[int]:
 
 
 def choose_order(order: str | Order | Iterable[int], images: int) -> tuple[Order, Sequence[int]]:
-    """A policy by name or as it is, for all of so many images; or the images as they are listed.
-
-    Raises:
-        ConfigError: no such policy.
-    """
+    """A policy by name or as it is, for all of so many images; or the images as listed; raises ConfigError."""
     if not isinstance(order, str) and not callable(order):
         return given, [*order]
     policy: Order = find(ORDERS, order, what="order")
@@ -113,23 +105,14 @@ ORDERS: Mapping[str, Order] = {"given": given, "shuffled": Shuffled(), "similar"
 
 @dataclass(frozen=True, eq=False)
 class ImageSetConfig:
-    """What stays the same while a set is outlined.
+    """What stays the same while a set is outlined."""
 
-    Args:
-        backbone: the network.
-        viewer: of the images.
-        policy: makes the memory policy of each object.
-        order: in which images are visited that nobody prompted.
-        judge: of what clicks mean, learnt for these weights.
-        consensus: that follows tracking on each image that nobody prompted, learnt for these weights.
-    """
-
-    backbone: Backbone
-    viewer: ImageViewer
-    policy: Callable[[], Policy]
-    order: Order
-    judge: OutlineJudge | None = None
-    consensus: SetConsensus | None = None
+    backbone: Backbone  # the network
+    viewer: ImageViewer  # of the images
+    policy: Callable[[], Policy]  # makes the memory policy of each object
+    order: Order  # in which images are visited that nobody prompted
+    judge: OutlineJudge | None = None  # of what clicks mean, learnt for these weights
+    consensus: SetConsensus | None = None  # that follows tracking on each image that nobody prompted, learnt for these weights
 
 
 def check_set_prompts(prompts: object) -> None:
@@ -184,17 +167,11 @@ class _ImageStep:
 
 @dataclass(eq=False)
 class _ObjectGroup:
-    """Objects that are prompted on the same images, with an outline or a box on the same of them.
+    """Objects that are prompted on the same images, with an outline or a box on the same of them."""
 
-    Args:
-        config: what stays the same.
-        prompts: object → image → prompt.
-        waiting: images to be outlined.
-    """
-
-    config: ImageSetConfig
-    prompts: Mapping[int, Mapping[int, FramePrompt]]
-    waiting: Sequence[int]
+    config: ImageSetConfig  # what stays the same
+    prompts: Mapping[int, Mapping[int, FramePrompt]]  # object → image → prompt
+    waiting: Sequence[int]  # images to be outlined
     _likeness: dict[int, float] = field(default_factory=dict)
     _shown: dict[int, list[PromptedImage]] = field(default_factory=dict)
     _believed: dict[tuple[int, int], float] = field(default_factory=dict)  # object, image → IoU of what a click or box means

@@ -6,7 +6,7 @@ Shapes: H W image, S side of the network's square input.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast, overload
+from typing import Protocol, cast
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -43,19 +43,12 @@ def unknown_modality(_: int) -> str | None:
 
 @dataclass(frozen=True)
 class SetWindows:
-    """One window for all CT images in Hounsfield units, so that a tissue has one grey level; percentiles of each other image.
+    """One window for all CT images in Hounsfield units, so that a tissue has one grey level; percentiles of each other."""
 
-    Args:
-        inside: intensities that are prompted on CT images.
-        fixed: the window of all grey images, if a user asked for one.
-        percentile: whether CT images are no exception.
-        modality: of an image, as a DICOM code, where known.
-    """
-
-    inside: NDArray[np.generic]
-    fixed: Window | None = None
-    percentile: bool = False
-    modality: Modality = unknown_modality
+    inside: NDArray[np.generic]  # intensities that are prompted on CT images
+    fixed: Window | None = None  # the window of all grey images, if a user asked for one
+    percentile: bool = False  # whether CT images are no exception
+    modality: Modality = unknown_modality  # of an image, as a DICOM code, where known
 
     def of(self, i: int, image: NDArray[np.generic]) -> Window:
         """The window of image i, (H, W) or (H, W, 3)."""
@@ -73,7 +66,14 @@ PERCENTILES = SetWindows(np.zeros(0), percentile=True)
 """The percentiles of each image."""
 
 
-class GivenImages(Sequence[NDArray[np.generic]]):
+class Images(Protocol):
+    """The images of a set, (H, W) or (H, W, 3) each, which may be read when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> NDArray[np.generic]: ...
+
+
+class GivenImages:
     """The images that somebody gave, what is none refused when it is asked for; (H, W, 4) with an opaque fourth is (H, W, 3).
 
     `replaced` says of each image that was asked for whether NaN and infinities were, as readers of files do it.
@@ -94,14 +94,8 @@ class GivenImages(Sequence[NDArray[np.generic]]):
     def __len__(self) -> int:
         return len(self._images)
 
-    @overload
-    def __getitem__(self, index: int) -> NDArray[np.generic]: ...
-    @overload
-    def __getitem__(self, index: slice) -> "GivenImages": ...
-    def __getitem__(self, index: int | slice) -> "NDArray[np.generic] | GivenImages":
+    def __getitem__(self, index: int) -> NDArray[np.generic]:
         """An image as it is looked at."""
-        if isinstance(index, slice):
-            return GivenImages(self._images[index])
         image = self._images[index]
         _check_image(index, image)
         image, self.replaced[index] = replace_non_finite(image)
@@ -127,7 +121,7 @@ class ImageViewer:
     """Looks at images, one after the other.
 
     Args:
-        images: (H, W) or (H, W, 3) each; one that is read when it is asked for may raise what `errors` knows.
+        images: of the set; one that is read when it is asked for may raise what `errors` knows.
         encode: one image (3, S, S) in [0, 1] → features, kept as far as there is room.
         size: S.
         on_error: called with an image that cannot be used, which is then left out; without it the error is raised.
@@ -136,7 +130,7 @@ class ImageViewer:
 
     def __init__(
         self,
-        images: Sequence[NDArray[np.generic]],
+        images: Images,
         encode: Callable[[Tensor], Features],
         size: int,
         *,
@@ -153,11 +147,7 @@ class ImageViewer:
         self._summaries, self._useless = dict[int, NDArray[np.float32]](), set[int]()
 
     def features(self, i: int) -> Features:
-        """What the encoder sees on an image.
-
-        Raises:
-            GeometryError: it is no image, or holds one grey value only.
-        """
+        """What the encoder sees on an image; raises GeometryError if it is no image, or holds one grey value only."""
         features = self._held.get(i)
         if features is None:
             features = self._held[i] = self._encode_whole(i)
@@ -245,7 +235,7 @@ def _average_blocks(image: NDArray[np.generic], axis: int, parts: int) -> NDArra
 
 
 def choose_set_windows(
-    images: Sequence[NDArray[np.generic]],
+    images: Images,
     prompts: Mapping[int, Mapping[int, FramePrompt]],
     name: str | Window = "auto",
     modality: Modality = unknown_modality,
@@ -288,13 +278,6 @@ def outline_closely(
     backbone: Backbone, viewer: ImageViewer, index: int, prompt: FramePrompt, judge: OutlineJudge | None = None
 ) -> tuple[FramePrompt, float | None]:
     """An outline in place of clicks or a box, where the object is small enough to be looked at closely, or a judge says which.
-
-    Args:
-        backbone: the network.
-        viewer: of the images.
-        index: of the image.
-        prompt: in pixels of the image.
-        judge: of what clicks mean.
 
     Returns:
         The outline and its predicted IoU; the prompt as it was, and None, where there is none.

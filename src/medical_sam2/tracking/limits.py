@@ -23,19 +23,12 @@ Array = TypeVar("Array", NDArray[np.float32], NDArray[np.bool_])
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """What the prompts of one object settle of single voxels, whatever the network finds.
+    """What the prompts of one object settle of single voxels, whatever the network finds."""
 
-    Args:
-        within: voxels (three slices) beyond which the object is not.
-        excluded: boxes (three slices each) in which it is not.
-        inside: (N, 3) voxels that are the object.
-        outside: (N, 3) voxels that are not.
-    """
-
-    within: tuple[slice, slice, slice]
-    excluded: tuple[tuple[slice, slice, slice], ...]
-    inside: Voxels
-    outside: Voxels
+    within: tuple[slice, slice, slice]  # voxels (three slices) beyond which the object is not
+    excluded: tuple[tuple[slice, slice, slice], ...]  # boxes (three slices each) in which it is not
+    inside: Voxels  # (N, 3) voxels that are the object
+    outside: Voxels  # (N, 3) voxels that are not
 
     def apply(self, part_ijk: Array, start_ijk: Sequence[int], *, cut: bool = True) -> Array:
         """Make a part of a volume that begins at a voxel follow, in place: 1 inside, 0 outside; `cut`: also beyond `within`."""
@@ -66,16 +59,7 @@ class Limits:
 
 
 def limits_of(own: Iterable[Prompt], shape_ijk: Sequence[int], axis: int) -> Limits | None:
-    """What the prompts of one object settle; None where that is nothing.
-
-    Args:
-        own: its prompts.
-        shape_ijk: of the volume.
-        axis: array axis that the object is prompted along.
-
-    Raises:
-        PromptError: slices that there are not.
-    """
+    """What the prompts of one object settle; None where that is nothing; raises PromptError for slices that there are not."""
     own = list(own)
     solid = [p.slices for p in own if isinstance(p, Box) and is_solid_box(p)]
     ranges = [_along_axis(p, shape_ijk, axis if p.axis is None else p.axis) for p in own if isinstance(p, SliceRange)]
@@ -117,11 +101,7 @@ def _intersection(boxes: Sequence[tuple[slice, slice, slice]], shape_ijk: Sequen
 
 # Each kind of prompt speaks of other voxels: those of each are looked up in what is settled.
 def check_agreement(own: Sequence[Prompt], limits: Limits, shape_ijk: Sequence[int], axis: int) -> None:
-    """Refuse what no answer could follow.
-
-    Raises:
-        PromptError: a place is said to be inside and outside.
-    """
+    """Refuse what no answer could follow, a place said to be inside and outside; raises PromptError."""
     possible = np.zeros(tuple(shape_ijk), bool)
     possible[limits.within] = True
     for box in limits.excluded:

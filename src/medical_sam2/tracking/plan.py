@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, InputError, PromptError
 from medical_sam2.intensity_window import BLANK, Window, Windows, is_blank
+from medical_sam2.io.labels import labels_in
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, check_object, intensities, is_solid_box
 from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, joins_outlines, only_takes_away, says_where
 from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
@@ -30,18 +31,12 @@ KEPT_BYTES = 384 << 20  # of features
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Objects that are tracked in lock step: prompted on the same frames of the same view.
+    """Objects that are tracked in lock step: prompted on the same frames of the same view."""
 
-    Args:
-        views: along which they are tracked; their prompts lie in the first.
-        prompts: object → frame → prompt.
-        given: object → its prompts as they were given.
-        limits: object → what they settle of single voxels, where they do.
-    """
-
-    views: tuple[View, ...]
-    prompts: Mapping[int, Mapping[int, FramePrompt]]
-    given: Mapping[int, tuple[Prompt, ...]]
+    views: tuple[View, ...]  # along which they are tracked; their prompts lie in the first
+    prompts: Mapping[int, Mapping[int, FramePrompt]]  # object → frame → prompt
+    given: Mapping[int, tuple[Prompt, ...]]  # object → its prompts as they were given
+    # object → what they settle of single voxels, where they do
     limits: Mapping[int, Limits] = field(default_factory=dict[int, Limits])
 
     @property
@@ -67,15 +62,10 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class TrackingPlan:
-    """Who is tracked along which views.
+    """Who is tracked along which views."""
 
-    Args:
-        groups: all objects.
-        warnings: views that are left out, outlines that say next to nothing.
-    """
-
-    groups: tuple[Group, ...]
-    warnings: tuple[str, ...] = ()
+    groups: tuple[Group, ...]  # all objects
+    warnings: tuple[str, ...] = ()  # views that are left out, outlines that say next to nothing
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -121,12 +111,6 @@ def plan_tracking(
     volume: Volume, prompts: Sequence[Prompt], views: str | Sequence[View], earlier: NDArray[np.generic] | None = None
 ) -> TrackingPlan:
     """Group the objects and choose the views of each group; a correction is tracked in the view of its prompts alone.
-
-    Args:
-        volume: the image.
-        prompts: of any objects, in any order.
-        views: see `views_named`.
-        earlier: (I, J, K) labels that are corrected.
 
     Raises:
         PromptError: see `grouped`.
@@ -225,13 +209,7 @@ def frame_prompts(volume: Volume, own: Sequence[Prompt], view: View, *, mending:
 
     What only says where the object is not counts on frames on which it is prompted besides: alone it does not show it, and a
     network that begins with it takes anything for the object. The rectangle of a box in 3D is shown where nothing closer is: an
-    outline, a box or a diameter on its middle slice says more.
-
-    Args:
-        volume: the image.
-        own: the prompts.
-        view: of the frames.
-        mending: whether an earlier result shows the object, so that all prompts count.
+    outline, a box or a diameter on its middle slice says more. All count where an earlier result is being mended.
 
     Raises:
         PromptError: none of them lies in this view's plane, or one lies outside of the image.
@@ -321,11 +299,7 @@ def voxel_at(volume: Volume, view: View, t: int, row: float, column: float) -> t
 
 
 def views_allowed(views: str | Sequence[View]) -> tuple[View, ...]:
-    """The views that prompts may be taken from: a plane or views that the user named; empty where any will do.
-
-    Raises:
-        ConfigError: an empty list.
-    """
+    """The views that prompts may be taken from, as the user named them; empty where any will do; raises ConfigError."""
     if isinstance(views, str):
         return (PLANES[views],) if views in PLANES else ()
     if not views:
@@ -406,11 +380,6 @@ def order_outward(prompted: Iterable[int], frames: Iterable[int], start: int) ->
 def largest_frame(prompts: Mapping[int, FramePrompt]) -> int:
     """The frame on which the largest outline or box of an object was drawn; the first of several, and where none was."""
     return max(sorted(prompts), key=lambda t: prompts[t].drawn_area)
-
-
-def labels_in(array: NDArray[np.generic] | None) -> set[int]:
-    """The labels that occur, slab by slab, background left out; none where there is no array."""
-    return set[int]() if array is None else {int(label) for slab in array for label in np.unique(slab)} - {0}
 
 
 def by_window(volume: Volume, groups: Sequence[Group], name: str | Window) -> dict[Window, list[Group]]:

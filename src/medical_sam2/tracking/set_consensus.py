@@ -31,7 +31,7 @@ from medical_sam2.model.tracker import upsample
 from medical_sam2.model.weights import read_small_network
 from medical_sam2.tracking.confidence import dice_of
 from medical_sam2.tracking.consensus import MOST_CHANGE
-from medical_sam2.tracking.geodesics import sweep
+from medical_sam2.tracking.witnesses import sweep
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
@@ -68,15 +68,10 @@ ANSWER = ("expected", "unchanged", "sureness", "confidence", *WITNESSES)
 
 @dataclass(frozen=True, eq=False)
 class SeenImage:
-    """An image as the network saw it.
+    """An image as the network saw it."""
 
-    Args:
-        picture_3SS: in [0, 1].
-        encoded_Chw: the maps of its encoder, enlarged to half of the picture's size.
-    """
-
-    picture_3SS: Floats
-    encoded_Chw: Floats
+    picture_3SS: Floats  # in [0, 1]
+    encoded_Chw: Floats  # the maps of its encoder, enlarged to half of the picture's size
 
     @classmethod
     def of(cls, shown_3SS: Tensor, frame: Features) -> "SeenImage":
@@ -198,17 +193,11 @@ class PixelRegression:
 
 @dataclass(frozen=True, eq=False)
 class PromptedImage:
-    """An object on an image that was prompted, as it is kept: without the maps of the encoder, which are large.
+    """An object on an image that was prompted, as it is kept: without the maps of the encoder, which are large."""
 
-    Args:
-        picture_3SS: in [0, 1].
-        inside_SS: its outline, not empty.
-        encoder_regression: what the encoder's maps at its pixels tell of others.
-    """
-
-    picture_3SS: Floats
-    inside_SS: MaskArray
-    encoder_regression: PixelRegression
+    picture_3SS: Floats  # in [0, 1]
+    inside_SS: MaskArray  # its outline, not empty
+    encoder_regression: PixelRegression  # what the encoder's maps at its pixels tell of others
 
     @classmethod
     def of(cls, seen: SeenImage, inside_SS: MaskArray) -> "PromptedImage":
@@ -252,15 +241,7 @@ class PromptedImage:
 
 
 def compute_features(prompted: PromptedImage, seen: SeenImage, logits_SS: Floats, confidence: float, likeness: float) -> Floats:
-    """Features (F, S / 2, S / 2) of an image that nobody prompted.
-
-    Args:
-        prompted: an image that was.
-        seen: the image.
-        logits_SS: that tracking found.
-        confidence: predicted IoU.
-        likeness: of the image to what was remembered: cosine.
-    """
+    """Features (F, S / 2, S / 2) of an image that nobody prompted, beside one that was and was like it (cosine)."""
     picture_3SS, colour = seen.picture_3SS, in_colour(seen.picture_3SS)
     if colour != in_colour(prompted.picture_3SS):
         colour, prompted, picture_3SS = False, prompted.grey, _without_colour(picture_3SS)
@@ -301,12 +282,7 @@ def compute_features(prompted: PromptedImage, seen: SeenImage, logits_SS: Floats
 
 
 def describe_answer(features_Fhw: Floats, change_hw: Floats) -> Floats:
-    """What the judge of the consensus is told of an answer: (A,).
-
-    Args:
-        features_Fhw: of the image.
-        change_hw: what is added to its logits.
-    """
+    """What the judge of the consensus is told of an answer, by the image's features and the change of its logits: (A,)."""
     named = dict(zip(FEATURES, features_Fhw, strict=True))
     before = named["tracked"] * LOGITS
     inside, found = expit(before + change_hw), before + change_hw > 0
@@ -408,21 +384,13 @@ def _two_convolutions(width_in: int, width: int) -> nn.Sequential:
 
 @dataclass(frozen=True, eq=False)
 class SetConsensus:
-    """What is made of all witnesses.
+    """What is made of all witnesses."""
 
-    Args:
-        network: features (N, F, S / 2, S / 2) → what is added to logits.
-    """
-
-    network: ConsensusNetwork
+    network: ConsensusNetwork  # features (N, F, S / 2, S / 2) → what is added to logits
 
     @classmethod
     def beside(cls, weights: Path) -> "SetConsensus | None":
-        """The one whose network lies beside a file of weights; None where there is none.
-
-        Raises:
-            WeightsError: the file is broken, or of another version.
-        """
+        """The one beside a file of weights, None where there is none; raises WeightsError if it is broken or outdated."""
         file = weights.with_name(NETWORK_FILE)
         network = read_small_network(file, lambda _: ConsensusNetwork(len(FEATURES), len(ANSWER)), "the consensus of sets")
         return None if network is None else cls(network)

@@ -80,25 +80,15 @@ class Template:
 
 @dataclass(frozen=True, eq=False)
 class TemplateMatch:
-    """Where an object of a template most likely lies in another volume.
+    """Where an object of a template most likely lies in another volume."""
 
-    Args:
-        object: label.
-        axis: array axis of the slices that were looked at.
-        inside_ijk: (I, J, K) bool, its outline on one of them; nothing where there was no answer.
-        view: in whose frames it was looked for.
-        slice: index of that slice along the array axis of the file.
-        confidence: in [0, 1].
-        window: of the intensities of the other volume.
-    """
-
-    object: int
-    axis: int
-    inside_ijk: NDArray[np.bool_]
-    view: View
-    slice: int
-    confidence: float
-    window: Window
+    object: int  # label
+    axis: int  # array axis of the slices that were looked at
+    inside_ijk: NDArray[np.bool_]  # (I, J, K) bool, its outline on one of them; nothing where there was no answer
+    view: View  # in whose frames it was looked for
+    slice: int  # index of that slice along the array axis of the file
+    confidence: float  # in [0, 1]
+    window: Window  # of the intensities of the other volume
 
     @property
     def found(self) -> bool:
@@ -182,19 +172,12 @@ def describe_matches(found: Segmentation, matches: Sequence[TemplateMatch]) -> S
 
 @dataclass(frozen=True, eq=False)
 class TemplateSearch:
-    """Looks for the objects of a template in another volume.
+    """Looks for the objects of a template in another volume."""
 
-    Args:
-        template: the annotated volume.
-        target: the other one.
-        view: in whose frames they are compared.
-        zoom: whether what was found is looked at closely.
-    """
-
-    template: ViewTracker
-    target: ViewTracker
-    view: View
-    zoom: bool = True
+    template: ViewTracker  # the annotated volume
+    target: ViewTracker  # the other one
+    view: View  # in whose frames they are compared
+    zoom: bool = True  # whether what was found is looked at closely
 
     def find(self, mask: Mask) -> TemplateMatch:
         """The most likely place of an object: first on whole frames, a few of them, then closely around the best answer."""
@@ -271,17 +254,11 @@ class _Answer:
 
 @dataclass(frozen=True, eq=False)
 class _KnownObject:
-    """An object of the template, remembered at one scale.
+    """An object of the template, remembered at one scale."""
 
-    Args:
-        search: that it belongs to.
-        inside_thw: the object.
-        region: of the template's frames that is shown.
-    """
-
-    search: TemplateSearch
-    inside_thw: NDArray[np.bool_]
-    region: Region
+    search: TemplateSearch  # that it belongs to
+    inside_thw: NDArray[np.bool_]  # the object
+    region: Region  # of the template's frames that is shown
     bank: PolicyBank = field(default_factory=lambda: PolicyBank(REMEMBER))
     contrasts: list[Tensor] = field(default_factory=list[Tensor])
 

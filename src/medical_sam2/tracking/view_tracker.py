@@ -60,27 +60,16 @@ ObjectPrompts: TypeAlias = Mapping[int, Mapping[FrameTime, FramePrompt]]
 
 @dataclass(frozen=True, eq=False)
 class TrackingConfig:
-    """What stays the same while a volume is tracked.
+    """What stays the same while a volume is tracked."""
 
-    Args:
-        backbone: the network.
-        encode: one frame (3, S, S) in [0, 1] → features.
-        volume: the image.
-        window: of intensities.
-        policy: makes the memory policy of each object.
-        joint: whether all orientations share one bank, or each has its own.
-        zoom: whether the network is shown a region around the object instead of the whole frame.
-        judge: of what clicks mean, learnt for these weights.
-    """
-
-    backbone: Backbone
-    encode: Callable[[Tensor], Features]
-    volume: Volume
-    window: Window
-    policy: Callable[[], Policy]
-    joint: bool = True
-    zoom: bool = False
-    judge: OutlineJudge | None = None
+    backbone: Backbone  # the network
+    encode: Callable[[Tensor], Features]  # one frame (3, S, S) in [0, 1] → features
+    volume: Volume  # the image
+    window: Window  # of intensities
+    policy: Callable[[], Policy]  # makes the memory policy of each object
+    joint: bool = True  # whether all orientations share one bank, or each has its own
+    zoom: bool = False  # whether the network is shown a region around the object instead of the whole frame
+    judge: OutlineJudge | None = None  # of what clicks mean, learnt for these weights
 
 
 class ObjectBanks:
@@ -103,15 +92,10 @@ class ObjectBanks:
 
 @dataclass(eq=False)
 class PassEnds:
-    """Where the objects of a pass end, one way and the other.
+    """Where the objects of a pass end, one way and the other."""
 
-    Args:
-        first: prompted frame.
-        last: prompted frame.
-    """
-
-    first: int
-    last: int
+    first: int  # prompted frame
+    last: int  # prompted frame
     _absent: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
 
     def noted(self, found: Iterable["TrackingResult"]) -> Iterator["TrackingResult"]:
@@ -129,19 +113,12 @@ class PassEnds:
 
 @dataclass(frozen=True, eq=False)
 class TrackingResult:
-    """What was found at one time.
+    """What was found at one time."""
 
-    Args:
-        stack: the frames, as they were shown.
-        time: when.
-        confidence_B: predicted IoU of each object, 0 where it is judged absent.
-        probability_BHW: of each object, in pixels of the view.
-    """
-
-    stack: FrameStack
-    time: FrameTime
-    confidence_B: list[float]
-    probability_BHW: NDArray[np.float32]
+    stack: FrameStack  # the frames, as they were shown
+    time: FrameTime  # when
+    confidence_B: list[float]  # predicted IoU of each object, 0 where it is judged absent
+    probability_BHW: NDArray[np.float32]  # of each object, in pixels of the view
 
     @property
     def frame(self) -> int:
@@ -238,13 +215,9 @@ class FeaturesAhead:
 
 @dataclass(frozen=True, eq=False)
 class ViewTracker:
-    """The network, an image, and what was seen of it so far.
+    """The network, an image, and what was seen of it so far."""
 
-    Args:
-        config: what stays the same.
-    """
-
-    config: TrackingConfig
+    config: TrackingConfig  # what stays the same
 
     def track_outward(
         self,
@@ -383,11 +356,6 @@ class ViewTracker:
 
         Clicks alone ask it only where the network is unsure or finds next to nothing, and believe it only where it is sure:
         else it is no better than the network itself on volumes, and now and then loses the object.
-
-        Args:
-            view: along which the prompts lie.
-            own: frame → prompt of one object.
-            ask: asks the network.
 
         Returns:
             The frame of the first scribble, or of the first click, the mask (H, W) there, and its predicted IoU.

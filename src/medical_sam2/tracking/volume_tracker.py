@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medical_sam2.errors import say_count
 from medical_sam2.intensity_window import Window
+from medical_sam2.io.labels import labels_in
 from medical_sam2.io.voxels import NO_PLACE
 from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import FramePrompt
@@ -54,7 +55,6 @@ from medical_sam2.tracking.plan import (
     array_axis,
     drawn_prompts,
     frame_prompts,
-    labels_in,
     largest_frame,
     objects_at_once,
     order_outward,
@@ -73,38 +73,23 @@ AROUND = 1.5  # side of a region over the extent of the estimate that it is take
 
 @dataclass(frozen=True)
 class FrameDone:
-    """Progress: one more frame was tracked.
+    """Progress: one more frame was tracked."""
 
-    Args:
-        done: frames so far.
-        total: frames that are planned, as far as it is planned.
-        view: code of the view.
-        slice: index along the array axis of the file.
-        objects: labels tracked.
-        masks_bhw: (B, H, W) bool, what was found, in the pixels of the view.
-    """
-
-    done: int
-    total: int
-    view: str
-    slice: int
-    objects: tuple[int, ...]
-    masks_bhw: NDArray[np.bool_]
+    done: int  # frames so far
+    total: int  # frames that are planned, as far as it is planned
+    view: str  # code of the view
+    slice: int  # index along the array axis of the file
+    objects: tuple[int, ...]  # labels tracked
+    masks_bhw: NDArray[np.bool_]  # (B, H, W) bool, what was found, in the pixels of the view
 
 
 @dataclass(eq=False)
 class TrackingProgress:
-    """How far the work is, over all objects.
+    """How far the work is, over all objects."""
 
-    Args:
-        on_frame: called with each frame.
-        planned: frames, as far as it is planned.
-        done: frames.
-    """
-
-    on_frame: Callable[[FrameDone], None] | None = None
-    planned: int = 0
-    done: int = 0
+    on_frame: Callable[[FrameDone], None] | None = None  # called with each frame
+    planned: int = 0  # frames, as far as it is planned
+    done: int = 0  # frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,18 +118,14 @@ class _Pass:
 
 @dataclass(eq=False)
 class GroupTracker:
-    """Takes groups of objects through a volume, one after the other; slices that were seen once are not encoded again.
+    """Takes groups of objects through a volume, one after the other; slices that were seen once are not encoded again."""
 
-    Args:
-        config: what stays the same for all groups.
-        progress: counts frames; `run` expects that its frames are planned already.
-        rows: how sure the network was of each object on each slice, filled as it goes.
-        warnings: further views that found hardly what the earlier ones did, filled as it goes.
-    """
-
-    config: TrackingConfig
+    config: TrackingConfig  # what stays the same for all groups
+    # counts frames; `run` expects that its frames are planned already
     progress: TrackingProgress = field(default_factory=TrackingProgress)
+    # how sure the network was of each object on each slice, filled as it goes
     rows: list[SliceConfidence] = field(default_factory=list)
+    # further views that found hardly what the earlier ones did, filled as it goes
     warnings: list[str] = field(default_factory=list)
     _judged: dict[tuple[int, int], float] = field(default_factory=dict)  # object, slice → predicted IoU of what a click means
 
@@ -152,13 +133,7 @@ class GroupTracker:
         self.view_tracker = ViewTracker(self.config)
 
     def run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion]) -> None:
-        """Track a group along every view.
-
-        Args:
-            group: the objects.
-            views: its own view comes first.
-            fusions: object → where its probabilities are added.
-        """
+        """Track a group along every view, its own first, and add what is found to the fusion of each object."""
         ask = cache(partial(self.view_tracker.ask, views[0]))
         prompts = {label: self._outline_clicks(views[0], label, own, ask) for label, own in group.prompts.items()}
         group = replace(group, prompts=prompts)
@@ -322,50 +297,29 @@ def limited(found: ObjectProbability, group: Group, label: int) -> ObjectProbabi
 
 @dataclass(frozen=True, eq=False)
 class ResultOptions:
-    """What is made of the tracked probabilities.
+    """What is made of the tracked probabilities."""
 
-    Args:
-        fusion: how those of the views are summed.
-        probability: whether they are handed out.
-        uncertainty: whether the views' disagreement is.
-        islands: whether parts stay that hang together with no prompt.
-        gate: of the consensus that follows tracking; none where there is none.
-        slice_judge: of how good each slice is after the consensus; none where there is none.
-        overlap: whether each object is kept whole, too, in layers.
-        priority: labels that come before others where objects meet.
-    """
-
-    fusion: FusionFactory
-    probability: bool = False
-    uncertainty: bool = False
-    islands: bool = False
-    gate: Gate | None = None
-    slice_judge: Gate | None = None
-    overlap: bool = False
-    priority: tuple[int, ...] = ()
+    fusion: FusionFactory  # how those of the views are summed
+    probability: bool = False  # whether they are handed out
+    uncertainty: bool = False  # whether the views' disagreement is
+    islands: bool = False  # whether parts stay that hang together with no prompt
+    gate: Gate | None = None  # of the consensus that follows tracking; none where there is none
+    slice_judge: Gate | None = None  # of how good each slice is after the consensus; none where there is none
+    overlap: bool = False  # whether each object is kept whole, too, in layers
+    priority: tuple[int, ...] = ()  # labels that come before others where objects meet
 
 
 @dataclass(eq=False)
 class VolumeTracker:
-    """One volume on its way from prompts to labels; objects are decided in lots that fit into memory.
+    """One volume on its way from prompts to labels; objects are decided in lots that fit into memory."""
 
-    Args:
-        volume: the image.
-        plan: all objects that are prompted, and their views.
-        options: what is made of the probabilities.
-        progress: over all objects.
-        start_ijk: where the volume begins in the one that people know, if it is a part of that.
-        rows: how sure the network was, filled by the trackers.
-        windows: object → what it was seen through, filled by whoever chooses it.
-    """
-
-    volume: Volume
-    plan: TrackingPlan
-    options: ResultOptions
-    progress: TrackingProgress
-    start_ijk: tuple[int, int, int] = (0, 0, 0)
-    rows: list[SliceConfidence] = field(default_factory=list)
-    windows: dict[int, Window] = field(default_factory=dict)
+    volume: Volume  # the image
+    plan: TrackingPlan  # all objects that are prompted, and their views
+    options: ResultOptions  # what is made of the probabilities
+    progress: TrackingProgress  # over all objects
+    start_ijk: tuple[int, int, int] = (0, 0, 0)  # where the volume begins in the one that people know, if it is a part of that
+    rows: list[SliceConfidence] = field(default_factory=list)  # how sure the network was, filled by the trackers
+    windows: dict[int, Window] = field(default_factory=dict)  # object → what it was seen through, filled by whoever chooses it
 
     def __post_init__(self) -> None:
         self._warnings = dict.fromkeys(self.plan.warnings)

@@ -219,11 +219,7 @@ def check_resumed(recipe: Recipe, folder: Path) -> int:
 
 
 def read_begun(folder: Path) -> Recipe:
-    """The recipe that the run in a folder was begun with.
-
-    Raises:
-        ConfigError: an earlier version wrote it, with settings that are no more.
-    """
+    """The recipe that the run in a folder was begun with; raises ConfigError if an earlier version wrote it."""
     return build_config(Recipe, load_json(folder / RECIPE, newest=None))
 
 
@@ -320,11 +316,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, 
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and facts of a checkpoint.
-
-    Raises:
-        FormatError: the file is no checkpoint, or incomplete.
-    """
+    """Tensors and facts of a checkpoint; raises FormatError if the file is none, or incomplete."""
     with _open_checkpoint(path) as file:
         facts = dict(file.metadata() or {})
         return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118

@@ -159,11 +159,7 @@ class StepBatches(Dataset[Batch | MedicalSam2Error]):
             return error
 
     def make(self, step: int) -> Batch:
-        """The batch of a step.
-
-        Raises:
-            FormatError: a case is broken, or none shows an object.
-        """
+        """The batch of a step; raises FormatError if a case is broken, or none shows an object."""
         phase = self.recipe.phase(step)
         places = tuple(range(self.rank, phase.clips, self.processes))
         clips = self.sampler.batch(

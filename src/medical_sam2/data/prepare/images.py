@@ -57,11 +57,7 @@ class Levels:
 
 
 def levels_of(array: NDArray[Any], inside: NDArray[np.bool_] | None, rule: Rule) -> Levels:
-    """The levels of one image by itself.
-
-    Raises:
-        FormatError: all its intensities are the same.
-    """
+    """The levels of one image by itself; raises FormatError if all its intensities are the same."""
     values = (array if inside is None else array[inside]).astype(np.float64).ravel()
     low, high = (
         float(x) for x in (np.percentile(values, PERCENTILES) if rule == "percentiles" else (values.min(), values.max()))
@@ -85,11 +81,7 @@ class ContentBox:
 
 
 def cut_to_content(images: Sequence[NDArray[Any]], labels: NDArray[Any] | None) -> ContentBox:
-    """Where any channel is not zero; labels are never cut off.
-
-    Raises:
-        FormatError: everything is zero.
-    """
+    """Where any channel is not zero; labels are never cut off; raises FormatError if everything is zero."""
     content = np.logical_or.reduce([image != 0 for image in images])
     kept = content if labels is None else content | (labels > 0)
     if not content.any():

@@ -1,6 +1,7 @@
 """Who answers, by name: the network with its banks, prototypes, networks trained for the task, other programs.
 
-`interface` is what each of them offers; each other file is one method, or one family.
+`interface` is what each of them offers; each other file is one method, or one family. What methods that somebody else wrote
+raise, and what is wrong with their answers, is told as theirs (`guard_method`).
 
 Any other program is a method, too (`Command`): it is called with files in a temporary folder, and answers with files there. Of
 a volume the program gets `image.nii.gz` and `prompts.json` (the file of prompts of this package, in voxels: clicks, boxes,
@@ -17,7 +18,9 @@ import re
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,9 +32,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medical_sam2 import io
-from medical_sam2.errors import ConfigError, FormatError, PromptError
+from medical_sam2.errors import ConfigError, FormatError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.evaluate.cases import FramePrompts, MaskArray, VolumeTask
-from medical_sam2.evaluate.methods.interface import Method, MethodAnswer, MethodInputs
+from medical_sam2.evaluate.methods.interface import Correcting, Method, MethodAnswer, MethodInputs
 from medical_sam2.evaluate.methods.own_network import Prototypical, TrackingMethod, WithoutMemory
 from medical_sam2.evaluate.methods.trained_networks import Tailored
 from medical_sam2.intensity_window import percentile_window
@@ -124,11 +127,7 @@ class Command:
 
     @classmethod
     def parsed(cls, line: str) -> "Command":
-        """From a line as a shell would split it; no shell is called.
-
-        Raises:
-            ConfigError: a place is missing, or quotes do not close.
-        """
+        """From a line as a shell would split it; raises ConfigError if a place is missing, or quotes do not close."""
         try:
             words = tuple(shlex.split(line))
         except ValueError as error:
@@ -228,3 +227,88 @@ def _read_mask(path: Path, shape_hw: tuple[int, ...]) -> MaskArray:
     if found.shape != shape_hw:
         raise FormatError(f"the answer {path.name} has {found.shape} pixels, the image {shape_hw}", "write its size")
     return found
+
+
+class MethodError(InputError):
+    """Somebody's own method failed, or its answer cannot be used; once it is mended, a further run asks it again."""
+
+
+@dataclass(frozen=True)
+class UserMethod:
+    """A method whose faults are named as its own."""
+
+    name: str  # of it, such as `own.py:METHOD`
+    method: Method  # it
+
+    def on_volume(self, inputs: MethodInputs, task: VolumeTask, prompts: FramePrompts) -> MethodAnswer:
+        """Its answer; raises MethodError."""
+        return self._ask(lambda: self.method.on_volume(inputs, task, prompts), task.truth_thw)
+
+    def on_images(self, inputs: MethodInputs, images: Sequence[NDArray[np.generic]], prompts: FramePrompts) -> MethodAnswer:
+        """Its answer; raises MethodError."""
+        return self._ask(lambda: self.method.on_images(inputs, images, prompts), images)
+
+    def _ask(self, call: Callable[[], MethodAnswer], frames: Sequence[NDArray[Any]] | NDArray[Any]) -> MethodAnswer:
+        try:
+            found = call()
+        except MedicalSam2Error:
+            raise  # it refuses, as ours do
+        except Exception as error:  # whatever foreign code raises is its fault
+            problem = f"{type(error).__name__}: {error} ({self._place(error)})"
+            raise MethodError(problem, "mend it", subject=self.name) from error
+        return check_answer(found, [frame.shape[:2] for frame in frames], self.name)
+
+    def _place(self, error: Exception) -> str:
+        """File and line, the deepest ones of the method's own file where the error passed through it."""
+        frames = traceback.extract_tb(error.__traceback__)
+        kind = self.method if isinstance(self.method, type) else type(self.method)
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        last = ([each for each in frames if each.filename == file] or frames)[-1]
+        return f"{Path(last.filename).name}:{last.lineno}"
+
+
+@dataclass(frozen=True)
+class UserCorrecting(UserMethod):
+    """The same of a method that mends its earlier answer."""
+
+    method: Any
+
+    def correct_volume(
+        self, inputs: MethodInputs, task: VolumeTask, earlier_thw: MaskArray, prompts: FramePrompts
+    ) -> MethodAnswer:
+        """Its answer; raises MethodError."""
+        return self._ask(lambda: self.method.correct_volume(inputs, task, earlier_thw, prompts), task.truth_thw)
+
+
+def guard_method(name: str, method: Method) -> Method:
+    """Somebody's method, so that its faults are not taken for defects of this program."""
+    return UserCorrecting(name, method) if isinstance(method, Correcting) else UserMethod(name, method)
+
+
+def check_answer(found: MethodAnswer, shapes_hw: Sequence[tuple[int, ...]], name: str) -> MethodAnswer:
+    """The answer with masks of bool, if there is one for each frame in its shape, and what is sure is told of frames.
+
+    Raises:
+        MethodError: it is something else.
+    """
+    if not isinstance(found, MethodAnswer):  # pyright: ignore[reportUnnecessaryIsInstance]  # foreign code answers what it likes
+        raise MethodError(f"it answered with {type(found).__name__}", "answer with MethodAnswer(masks)", subject=name)
+    masks = [np.asarray(mask) for mask in found.masks]
+    if len(masks) != len(shapes_hw):
+        problem = f"it answered {len(masks)} masks, expected {len(shapes_hw)}"
+        raise MethodError(problem, "give one of each frame", subject=name)
+    for t, (mask, shape) in enumerate(zip(masks, shapes_hw, strict=True)):
+        if mask.shape != shape:
+            problem = f"its mask of frame {t} is {_say_shape(mask.shape)}, expected {_say_shape(shape)}"
+            raise MethodError(problem, "give rows × columns of the frame", subject=name)
+        if mask.dtype.kind not in "biu":
+            problem = f"its mask of frame {t} is of type {mask.dtype}, expected bool"
+            raise MethodError(problem, "decide what is inside", subject=name)
+    frames = range(len(masks))
+    if not isinstance(found.sure, Mapping) or any(t not in frames for t in found.sure):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise MethodError("it is sure of what are no frames", f"give frame → number, from 0 to {len(masks) - 1}", subject=name)
+    return replace(found, masks=[mask != 0 for mask in masks])
+
+
+def _say_shape(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape)) or "a single number"

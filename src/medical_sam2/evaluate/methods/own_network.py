@@ -60,11 +60,7 @@ def mutual_information(one: ArrayLike, other: ArrayLike) -> float:
 
 
 def mean_bank_information(maps_KChw: Sequence[ArrayLike]) -> float:
-    """Mean mutual information in nats of all pairs of memories, value by value; nan for fewer than two.
-
-    Args:
-        maps_KChw: outputs of the memory encoder, (C, h, w) each.
-    """
+    """Mean mutual information in nats of all pairs of memories (C, h, w), value by value; nan for fewer than two."""
     flat = [np.asarray(each, np.float64).ravel() for each in maps_KChw]
     pairs = [mutual_information(flat[i], flat[j]) for i in range(len(flat)) for j in range(i)]
     return float(np.mean(pairs)) if pairs else float("nan")
@@ -83,12 +79,7 @@ def _normal_scores(samples: NDArray[np.float64]) -> NDArray[np.float64]:
 def segment_one_by_one(
     segmenter: Segmenter, frames: Sequence[NDArray[np.generic]], prompts: Mapping[int, FramePrompt]
 ) -> dict[int, NDArray[np.bool_]]:
-    """Outlines (H, W) of the prompted frames, each from its own prompt alone; what is not prompted gets no answer.
-
-    Args:
-        frames: slices (H, W) or pictures (H, W, 3).
-        prompts: frame → its prompt, in its pixels.
-    """
+    """Outlines (H, W) of the prompted frames, slices or pictures, each from its own prompt alone; others get no answer."""
     return {
         t: answer.labels > 0
         for t, prompt in prompts.items()
@@ -226,11 +217,7 @@ class Prototypes:
         return cls(joined([each.inside_KC for each in taught]), joined([each.outside_KC for each in taught]))
 
     def likeness(self, features_Chw: Tensor, shape_hw: tuple[int, int]) -> Tensor:
-        """Probability (H, W) of the object on a picture with these features.
-
-        Raises:
-            GeometryError: features of another encoder.
-        """
+        """Probability (H, W) of the object on a picture with these features; raises GeometryError for another encoder's."""
         if features_Chw.shape[0] != self.inside_KC.shape[1]:
             channels = f"{features_Chw.shape[0]} channels, the template {self.inside_KC.shape[1]}"
             raise GeometryError(f"the features have {channels}", "encode both alike")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medical_sam2.errors import AmbiguousError, FormatError, InputError, MedicalSam2Error, no_such, say_count
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, MedicalSam2Error, require_index, say_count
 from medical_sam2.io import voxels
 from medical_sam2.io.dicom import grid as grids
 from medical_sam2.io.dicom.grid import is_reconstruction
@@ -179,11 +179,7 @@ def _series(images: list[_Image], folder: Path, options: Options, notes: list[st
 
 
 def _only_volume(ordered: list[tuple[str, list[_Image]]], folder: Path, notes: list[str]) -> list[_Image]:
-    """The one series, or the only one that is no localizer; what is left out so is told.
-
-    Raises:
-        AmbiguousError: there are several.
-    """
+    """The one series, or the only one that is no localizer; what is left out so is told; raises AmbiguousError for several."""
     described = describe_series([(group[0].header, [p for image in group for p in image.planes]) for _, group in ordered])
     listed = [f"--series {n} ({line})" for n, line in enumerate(described, 1)]
     scouts = [all(is_localizer(image.header) for image in group) for _, group in ordered]
@@ -350,8 +346,7 @@ def _pictures(images: Sequence[_Image], source: Path, options: Options, notes: l
     """Every frame a picture, in the order of the files' instance numbers."""
     ordered = sorted((plane for image in images for plane in image.planes), key=_order)
     if options.frame is not None:
-        if not 0 <= options.frame < len(ordered):
-            raise no_such("frame", options.frame, len(ordered), source)
+        require_index("frame", options.frame, len(ordered), source)
         ordered = [ordered[options.frame]]
     modality = text(images[0].header, "Modality") or None
     return tuple(_picture(plane, modality, options, notes) for plane in ordered)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, no_such
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, require_index
 from medical_sam2.io.dicom.headers import TIME_TAGS, Numbers, Plane, floats, number, text
 from medical_sam2.io.safe_open import guarded
 from medical_sam2.io.voxels import from_lps
@@ -29,17 +29,11 @@ SAME_PLACE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class SliceGrid:
-    """A regular stack.
+    """A regular stack."""
 
-    Args:
-        slices: the planes in order along their normal; None where one is missing and shall be filled in.
-        affine: index (column, row, slice) → RAS mm.
-        warnings: what the user should know.
-    """
-
-    slices: tuple[Plane | None, ...]
-    affine: NDArray[np.float64]
-    warnings: list[str] = field(default_factory=list)
+    slices: tuple[Plane | None, ...]  # the planes in order along their normal; None where one is missing and shall be filled in
+    affine: NDArray[np.float64]  # index (column, row, slice) → RAS mm
+    warnings: list[str] = field(default_factory=list)  # what the user should know
 
 
 def build(planes: Sequence[Plane], subject: Path, *, frame: int | None = None, allow_gap: bool = False) -> SliceGrid:
@@ -132,8 +126,8 @@ def _one_time(stacks: list[list[Plane]], normal: NDArray[np.float64], frame: int
             subject=subject,
         )
     times = counts.pop()
-    if frame is not None and not 0 <= frame < times:
-        raise no_such("time point", frame, times, subject)
+    if frame is not None:
+        require_index("time point", frame, times, subject)
     if times == 1:
         return [stack[0] for stack in stacks]
     column, name = _distinguishing_tag(stacks)

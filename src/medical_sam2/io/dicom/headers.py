@@ -164,33 +164,19 @@ Numbers: TypeAlias = tuple[float, ...]
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One slice: a file, or a frame of one.
+    """One slice: a file, or a frame of one."""
 
-    Args:
-        path: the file.
-        frame: which frame of it, from 0.
-        size: columns and rows.
-        position: LPS mm of the centre of the first pixel, None where the header does not say.
-        orientation: direction of rows, then of columns, None where the header does not say.
-        spacing: mm between rows, then between columns, None where the header does not say.
-        step: what the header says of the distance between slices in mm, None if nothing.
-        thickness: of the slice in mm, None where the header does not say.
-        scaling: slope and intercept.
-        times: what could tell time points apart, by tag.
-        uid: SOPInstanceUID.
-    """
-
-    path: Path
-    frame: int
-    size: tuple[int, int]
-    position: Numbers | None
-    orientation: Numbers | None
-    spacing: Numbers | None
-    step: float | None
-    thickness: float | None
-    scaling: tuple[float, float]
-    times: tuple[float | None, ...]
-    uid: str
+    path: Path  # the file
+    frame: int  # which frame of it, from 0
+    size: tuple[int, int]  # columns and rows
+    position: Numbers | None  # LPS mm of the centre of the first pixel, None where the header does not say
+    orientation: Numbers | None  # direction of rows, then of columns, None where the header does not say
+    spacing: Numbers | None  # mm between rows, then between columns, None where the header does not say
+    step: float | None  # what the header says of the distance between slices in mm, None if nothing
+    thickness: float | None  # of the slice in mm, None where the header does not say
+    scaling: tuple[float, float]  # slope and intercept
+    times: tuple[float | None, ...]  # what could tell time points apart, by tag
+    uid: str  # SOPInstanceUID
 
 
 def is_localizer(header: Dataset) -> bool:
@@ -245,11 +231,7 @@ def text(dataset: Dataset, name: str) -> str:
 
 # The parser gives numbers, lists, strings or exceptions of any kind for the same tag.
 def floats(dataset: Dataset, name: str, count: int | None = None, *, path: Path) -> Numbers | None:
-    """The finite numbers of a tag, None if missing or empty.
-
-    Raises:
-        FormatError: no numbers, or not `count` of them.
-    """
+    """The finite numbers of a tag, None if missing or empty; raises FormatError for no numbers, or not `count` of them."""
     value = None
     try:
         value = dataset.get(name)
@@ -291,11 +273,7 @@ def check_uids(dataset: Dataset, path: Path) -> None:
 
 
 def planes(dataset: Dataset, path: Path) -> list[Plane]:
-    """The slices that an image object holds.
-
-    Raises:
-        FormatError: sizes or geometry that cannot be read.
-    """
+    """The slices that an image object holds; raises FormatError for sizes or geometry that cannot be read."""
     check_uids(dataset, path)
     rows, columns = (whole_number(dataset, name, None, path=path) for name in ("Rows", "Columns"))
     if not rows or not columns:
@@ -311,11 +289,7 @@ def planes(dataset: Dataset, path: Path) -> list[Plane]:
 
 
 def frame_count(dataset: Dataset, path: Path) -> int:
-    """How many frames an image object has: not more than its file can hold, whatever its header says.
-
-    Raises:
-        FormatError: none, or more.
-    """
+    """How many frames an image object has, no more than its file can hold; raises FormatError for none, or more."""
     frames = whole_number(dataset, "NumberOfFrames", 1, path=path)
     if not frames:
         raise FormatError("its NumberOfFrames is 0", "repair the header", subject=path)

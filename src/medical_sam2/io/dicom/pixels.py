@@ -48,21 +48,13 @@ FLOAT_TAGS = ("FloatPixelData", "DoubleFloatPixelData")
 
 @dataclass(frozen=True, eq=False)
 class DicomPixels:
-    """The decoded frames of one file.
+    """The decoded frames of one file."""
 
-    Args:
-        frames: (H, W) or (H, W, 3) arrays of the wanted frames, decoded one by one.
-        padding: smallest and largest stored value that means "no data", None if there is none.
-        inverted: whether small values are bright (MONOCHROME1).
-        stored_bits: bits of a stored value.
-        warnings: what was odd.
-    """
-
-    frames: Iterable[NDArray[Any]]
-    padding: tuple[float, float] | None
-    inverted: bool
-    stored_bits: int
-    warnings: tuple[str, ...]
+    frames: Iterable[NDArray[Any]]  # (H, W) or (H, W, 3) arrays of the wanted frames, decoded one by one
+    padding: tuple[float, float] | None  # smallest and largest stored value that means "no data", None if there is none
+    inverted: bool  # whether small values are bright (MONOCHROME1)
+    stored_bits: int  # bits of a stored value
+    warnings: tuple[str, ...]  # what was odd
 
     def doubts(self, frame: NDArray[Any]) -> list[str]:
         """One line if the stored values look as if the header were wrong about their sign.
@@ -96,11 +88,7 @@ def _varied(values: NDArray[Any]) -> bool:
 
 
 def decode(path: Path, wanted: Sequence[int], max_bytes: int | None = None) -> DicomPixels:
-    """Decode some frames of a file, stored values, unscaled.
-
-    Raises:
-        FormatError: pixels missing, incomplete, or contradicting the header.
-    """
+    """Decode some frames of a file, unscaled; raises FormatError if pixels are missing or contradict the header."""
     dataset = read_dataset(path, pixels=True)
     notes: list[str] = []
     shape = _shape(dataset, path)
@@ -230,11 +218,7 @@ END_OF_IMAGE = b"\xff\xd9"
 
 
 def transfer_syntax(dataset: Dataset, path: Path) -> UID:
-    """How the pixels are stored, if there is a decoder for it.
-
-    Raises:
-        FormatError: none exists, or none is installed.
-    """
+    """How the pixels are stored; raises FormatError if there is no decoder for it, or none is installed."""
     syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
     if not syntax and not dataset.file_meta:  # a file without preamble: the parser found out how its elements are written
         implicit, little = dataset.original_encoding
@@ -258,11 +242,7 @@ def _library(syntax: UID) -> str:
 def decode_frames(
     dataset: Dataset, shape: tuple[int, int, int], syntax: UID, wanted: Sequence[int], path: Path
 ) -> Iterator[NDArray[Any]]:
-    """The wanted frames, one at a time.
-
-    Raises:
-        FormatError: a frame that is damaged, or has another size than the header says.
-    """
+    """The wanted frames, one at a time; raises FormatError for one that is damaged, or of another size than declared."""
     decoder, library = get_decoder(syntax), _library(syntax)
     palette = text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
     for t in wanted:

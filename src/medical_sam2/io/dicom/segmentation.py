@@ -24,7 +24,7 @@ from medical_sam2.io import atomic, voxels
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.headers import Plane, complete_uids, read_dataset, text, whole_number
 from medical_sam2.io.dicom.pixels import segmentation_frames
-from medical_sam2.io.labels import SAME_MM, Outline, refuse_threshold
+from medical_sam2.io.labels import EMPTY, NOWHERE, SAME_MM, Outline, refuse_threshold
 from medical_sam2.io.registry import Loaded
 from medical_sam2.io.safe_open import guarded, open_regular
 from medical_sam2.io.voxels import from_lps
@@ -145,11 +145,7 @@ def _in_source_order(origin: DicomOrigin, array: NDArray[np.uint16]) -> tuple[li
 
 
 def source_headers(files: Sequence[Path], kind: str) -> list[Dataset]:
-    """The source images without their pixels, in UTF-8, to which an object of this kind refers.
-
-    Raises:
-        FormatError: they lack identifiers, or share one.
-    """
+    """The source images without pixels, in UTF-8; raises FormatError if they lack identifiers, or share one."""
     sources = [_without_pixels(file, kind) for file in files]
     if len({source.SOPInstanceUID for source in sources}) < len(sources):
         problem = f"some of its slices have the same SOPInstanceUID, so {kind} cannot say which of them it means"
@@ -253,8 +249,8 @@ def maker_version() -> str:
 OURS = re.compile(r"medical-sam2 label ([1-9][0-9]{0,9})")
 
 
-def load(path: Path, like: Volume) -> Volume:
-    """The segments in the grid of `like`; label numbers are those that this package wrote, else the segments' own.
+def load(path: Path, like: Volume) -> tuple[Volume, list[Outline]]:
+    """The segments in the grid of `like`, numbered as this package wrote them or by themselves; objects without their voxels.
 
     Raises:
         FormatError: damaged, or with fractions instead of yes and no.
@@ -267,13 +263,15 @@ def load(path: Path, like: Volume) -> Volume:
             raise FormatError(f"{FRACTIONS}: it is no label map", "threshold it first", subject=path)
         highest = max(_label_numbers(dataset, path).values(), default=0)
         labels = np.zeros(like.shape, np.min_scalar_type(highest))
-        overlaps = 0
+        overlaps, drawn = 0, set[int]()
         for label, plane, inside in _drawn_frames(dataset, path):
             target = _slice_of(labels, plane, like, path)
             overlaps += int(np.count_nonzero(target[inside]))
             target[inside] = label
+            drawn |= {label} if inside.any() else set()
+        described = _describe(dict.fromkeys(drawn, NOWHERE), dataset, path)
     notes = [f"segments overlap in {overlaps} voxels; the later one counts there"] if overlaps else []
-    return Volume(voxels.compact(labels), like.affine, "SEG", path, tuple(notes))
+    return Volume(voxels.compact(labels), like.affine, "SEG", path, tuple(notes)), described
 
 
 def load_segments(path: Path, like: Volume, threshold: float | None = None) -> list[Outline]:
@@ -299,22 +297,24 @@ def load_segments(path: Path, like: Volume, threshold: float | None = None) -> l
             if inside.any():
                 mask = masks[label] if label in masks else masks.setdefault(label, np.zeros(like.shape, bool))
                 _slice_of(mask, plane, like, path)[inside] = True
-        numbers = _label_numbers(dataset, path)
-        described = {numbers[number]: item for number, item in _described(dataset, path).items()}
+        found = _describe(masks, dataset, path)
     if not masks and threshold is not None:
         raise PromptError("nothing of the mask reaches the threshold", "lower it", subject=path)
     if not masks:
-        raise PromptError("the segmentation is empty", "outline at least one voxel", subject=path)
+        raise PromptError(*EMPTY, subject=path)
+    return found
+
+
+def _describe(masks: Mapping[int, NDArray[np.bool_]], dataset: Dataset, path: Path) -> list[Outline]:
+    """The objects that are drawn, with the names and colours of their segments."""
+    numbers = _label_numbers(dataset, path)
+    described = {numbers[number]: item for number, item in _described(dataset, path).items()}
     items = {label: described.get(label, Dataset()) for label in masks}
     return [Outline(label, masks[label], _name(items[label], label), _colour(items[label])) for label in sorted(masks)]
 
 
 def _is_fractional(dataset: Dataset, path: Path) -> bool:
-    """Whether its segments hold fractions instead of yes and no.
-
-    Raises:
-        FormatError: it does not say what they hold.
-    """
+    """Whether its segments hold fractions instead of yes and no; raises FormatError if it does not say what they hold."""
     kind = text(dataset, "SegmentationType")
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         raise FormatError("it does not say what its segments hold (SegmentationType)", "export it again", subject=path)

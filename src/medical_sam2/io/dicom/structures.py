@@ -133,11 +133,7 @@ def _decimal(number: float) -> str:
 
 
 def _images(origin: DicomOrigin) -> dict[int, _SourceImage]:
-    """The image of each slice that has one.
-
-    Raises:
-        FormatError: it lacks what is referred to.
-    """
+    """The image of each slice that has one; raises FormatError if it lacks what is referred to."""
     files = list(dict.fromkeys(place[0] for place in origin.slices if place is not None))
     read: dict[Path, tuple[Dataset, list[Plane]]] = {}
     for file, header in zip(files, source_headers(files, KIND), strict=True):
@@ -215,8 +211,8 @@ class _Region:
     contours: list[_Contour] = field(default_factory=list[_Contour])
 
 
-def load(path: Path, like: Volume) -> Volume:
-    """The regions as one label map in the grid of `like`, the series that they were drawn on; warnings say what is odd.
+def load(path: Path, like: Volume) -> tuple[Volume, list[Outline]]:
+    """The regions as one label map in the grid of `like`, the series that they were drawn on, and as objects without voxels.
 
     Raises:
         FormatError: regions overlap, and so on as `load_segments`.
@@ -226,13 +222,14 @@ def load(path: Path, like: Volume) -> Volume:
         regions, notes = _regions(path, like)
     parts = ((region.label, _filled(region, like.shape, path)) for region in regions)
     array = join_labels(parts, like.shape, path, "ROIs")
+    described = [Outline(each.label, labels.NOWHERE, each.name, each.colour, tuple(notes)) for each in regions]
     for region in regions:
         drawn = {contour.slice for contour in region.contours}
         if missing := max(drawn) - min(drawn) + 1 - len(drawn):
             notes.append(
                 f"ROI {region.label} has no contour on {say_count(missing, 'slice')} between its first and its last one"
             )
-    return Volume(array, like.affine, "RTSTRUCT", path, tuple(notes))
+    return Volume(array, like.affine, "RTSTRUCT", path, tuple(notes)), described
 
 
 def load_segments(path: Path, like: Volume, threshold: float | None = None) -> list[Outline]:
@@ -322,11 +319,7 @@ class _Series:
         self.frames_of_reference = {text(header, "FrameOfReferenceUID") for header in found} - {""}
 
     def check(self, dataset: Dataset, described: list[Dataset], path: Path) -> None:
-        """Refuse a structure set of another frame of reference, or one that refers to other images or to none.
-
-        Raises:
-            GeometryError: so it is.
-        """
+        """Refuse a structure set of another frame of reference, or of other images or none; raises GeometryError."""
         if not {text(item, "ReferencedFrameOfReferenceUID") for item in described} <= self.frames_of_reference:
             problem = "it lies in another frame of reference than the image"
             raise GeometryError(problem, "give the series that it was drawn on", subject=path)

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical_sam2.tracking.optical_flow import estimate_flow, follow_flow, shift
+from medical_sam2.tracking.witnesses import estimate_flow, follow_flow, shift
 
 
 def texture(seed: int = 0) -> NDArray[np.float32]:
