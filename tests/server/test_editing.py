@@ -379,6 +379,8 @@ def test_loaded_ones_take_only_what_is_free(editor: Editor, tmp_path: Path) -> N
     assert new["value"] == 3  # 1 is taken
     assert ((editor.labels == new["label"]) == ((wide > 0) & (before == 0))).all()
     assert state["notes"] == [f"{int(((wide > 0) & (before > 0)).sum())} voxels were left to structures that are there"]
+    assert "nothing in it is new" in editor.do("outlines", 422, upload=editor.upload(path))["error"]
+    assert editor.state["structures"] == state["structures"]
 
 
 def test_a_second_image_lies_where_its_affine_says(served: Served, tmp_path: Path) -> None:

@@ -174,14 +174,19 @@ def add_outlines(
     names: Mapping[int, str],
     colours: Mapping[int, str],
 ) -> StructureEdit:
-    """Structures of a label map, where nothing is yet; they keep their numbers where these are free."""
-    numbers = [int(number) for number in np.unique(labels) if number]
+    """Structures of a label map, where nothing is yet; they keep their numbers where these are free.
+
+    Raises:
+        InvalidRequest: structures have all of it already.
+    """
+    free = result.labels[0] == 0
+    numbers = [int(number) for number in np.unique(labels[free]) if number]
+    if not numbers:
+        raise InvalidRequest("nothing in it is new: structures that are there have all of it")
     new, joined, added = free_labels(state, len(numbers)), result.labels[0].copy(), list[Structure]()
-    left = 0
+    left = int(((labels != 0) & ~free).sum())
     for own, number in zip(new, numbers, strict=True):
-        inside = labels == number
-        left += int((inside & (result.labels[0] != 0)).sum())
-        joined[inside & (joined == 0)] = own
+        joined[(labels == number) & free] = own
         name, colour = names.get(number) or f"structure {number}", colours.get(number) or default_colour(own)
         added.append(Structure(own, name, colour, number))
     notes = (f"{say_count(left, 'voxel', 'were')} left to structures that are there",) if left else ()
