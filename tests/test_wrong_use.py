@@ -18,6 +18,7 @@ from medical_sam2.io import MaskRule
 from medical_sam2.model.nano import nano
 from medical_sam2.statistics import measure
 from medical_sam2.strokes import Brush, Lasso, Scribble, ShapeInterpolation, SliceRange
+from medical_sam2.tracking.cropping import VolumePlan
 from medical_sam2.tracking.template import Template
 from tests.phantoms import Phantom, phantom, segmenter
 
@@ -65,6 +66,10 @@ USES: dict[str, tuple[Use, str]] = {
     "numbers": (lambda s, p, r, c: s.segment_volume(p.volume, (1, 2, 3)), r"^1 is no prompt; give a list of prompts, such as"),
     "none": (lambda s, p, r, c: s.segment_volume(p.volume, None), "^None is not in a list"),
     "of images": (lambda s, p, r, c: s.segment_volume(p.volume, [FramePrompt.click(1, 1)]), "FramePrompt.* is no prompt"),
+    "another plan": (
+        lambda s, p, r, c: s.segment_volume(p.volume, [c], plan=VolumePlan.of(p.volume, [Point((1, 2, 3))], "one")),
+        "^the plan is of another volume, or of other prompts; make it anew",
+    ),
     "earlier list": (
         lambda s, p, r, c: s.segment_volume(p.volume, [c], earlier=[1]),
         r"^\[1\] is no earlier result; give a Seg",

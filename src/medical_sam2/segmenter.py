@@ -217,7 +217,7 @@ class Segmenter:
         prompts, earlier, names = read_request(volume, prompts, earlier, names, window)
         check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
-        plan = plan or VolumePlan.of(volume, prompts, views, earlier)
+        plan = plan.check(volume, prompts) if plan else VolumePlan.of(volume, prompts, views, earlier)
         shown, mended, tracked = (crop := plan.crop).volume, crop.labels(earlier), plan.tracking
         learnt, first = ((self.gate, self.slice_judge) if consensus else ()), order_objects(priority, tracked.labels, names)
         options = ResultOptions(summed, probability, uncertainty, islands, *learnt, overlap=overlap, priority=first)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import PromptError
+from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.intensity_window import content_box
 from medical_sam2.io.voxels import replace_non_finite
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
@@ -170,6 +170,13 @@ class VolumePlan:
         """Plan what prompts, or corrections of earlier labels, ask for; raises as `plan_tracking` does."""
         crop = Crop.to_content(volume, prompts)
         return cls(crop, tuple(prompts), crop.plan(prompts, views, earlier))
+
+    def check(self, volume: Volume, prompts: Sequence[Prompt]) -> "VolumePlan":
+        """Itself, if it is of this volume and these prompts; else raises ConfigError."""
+        whole = self.crop.whole
+        if whole.shape != volume.shape or (whole.affine != volume.affine).any() or list(self.prompts) != list(prompts):
+            raise ConfigError("the plan is of another volume, or of other prompts", "make it anew, or leave it out")
+        return self
 
     @property
     def limits(self) -> dict[int, Limits]:
