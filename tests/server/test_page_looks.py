@@ -207,8 +207,16 @@ def test_title_tool_and_place_come_back_and_names_go_with_the_session(person: Pe
     expect(page.get_by_label("Views")).to_have_value("three")
     expect(page).to_have_title(re.compile(r"^image\.nii\.gz"))
     page.get_by_role("button", name="Medical SAM 2").click()
-    expect(page.get_by_role("button", name=re.compile(r"image\.nii\.gz"))).to_be_visible()
-    page.get_by_role("button", name="Close this session").click()
+    expect(page.get_by_role("button", name=re.compile(r"^image\.nii\.gz"))).to_be_visible()
+    remove = page.get_by_role("button", name=re.compile(r"^Remove\b.* image\.nii\.gz"))
+    remove.dblclick()  # once is no decision, and neither is a double click
+    expect(remove).to_have_text("Remove for good?")
+    page.keyboard.press("Tab")
+    expect(remove).to_have_text("Remove")
+    expect(page.get_by_role("button", name=re.compile(r"^image\.nii\.gz"))).to_be_visible()
+    remove.click()
+    page.wait_for_timeout(600)  # else it is a double click
+    remove.click()
     expect(page.get_by_role("button", name=re.compile(r"image\.nii\.gz"))).to_have_count(0)
     assert "image" not in page.evaluate("() => JSON.stringify(localStorage)")
     assert not any("image.nii" in url for url in person.asked if "solid" not in url)

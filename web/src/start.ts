@@ -52,10 +52,11 @@ export class Start {
       const size = Object.values(each.planes)
       const what = each.kind === 'set' ? `${size[0]} images` : `${[...size].reverse().join(' × ')} voxels`
       const when = each.changed ? new Date(1000 * each.changed).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' }) : ''
-      const line = h('li', {},
+      const called = [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')
+      const line: HTMLElement = h('li', {},
         each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, [], ''))) },
-          h('span', {}, [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')), h('small', { title: when ? 'Last changed' : undefined }, [what, when].filter(Boolean).join(' · '))),
-        this.about.may_edit && h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) })) }, 'Remove'))
+          h('span', {}, called), h('small', { title: when ? 'Last changed' : undefined }, [what, when].filter(Boolean).join(' · '))),
+        this.about.may_edit && removal([each.problem ?? called, when].filter(Boolean).join(' · '), () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) }))))
       return line
     }
     return h('section', {}, h('h2', {}, 'Go on where you were'), h('ul', {}, ...this.sessions.map(entry)))
@@ -146,6 +147,18 @@ export class Start {
         h('label', { for: 'which' }, word === 'series' ? 'Series' : 'Time point'), number, h('button', { class: 'primary' }, 'Open')))
     number.focus()
   }
+}
+
+/** A button that removes a session when it is pressed for the second time; a double click is one. */
+function removal(called: string, remove: () => void): HTMLElement {
+  const say = (text: string): void => { button.textContent = text; button.setAttribute('aria-label', `${text} ${called}`) }
+  const asking = (): boolean => button.classList.contains('warn')
+  const ask = (on: boolean): void => { button.classList.toggle('warn', on); say(on ? 'Remove for good?' : 'Remove') }
+  const button = h('button', { class: 'quiet', title: 'Close this session and remove what was kept of it', onblur: () => ask(false),
+    onkeydown: (event: KeyboardEvent) => { if (event.key === 'Escape') ask(false) },
+    onclick: (event: MouseEvent) => { if (!asking()) ask(true); else if (event.detail < 2) remove() } })
+  ask(false)
+  return button
 }
 
 /** The files that were dropped, those of folders too. */
