@@ -20,6 +20,7 @@ function attempt(what: Promise<unknown>): void {
   what.catch((error: unknown) => {
     const text = error instanceof Error ? reworded(error.message, opened?.state.structures ?? []) : 'Something went wrong.'
     const note = h('div', { class: 'alert' }, h('span', {}, text), h('button', { class: 'quiet', 'aria-label': 'Dismiss', onclick: () => note.remove() }, icon('close')))
+    for (const each of [...alerts.children]) if (each.textContent === text) each.remove() // said once
     while (alerts.children.length > 2) alerts.firstElementChild?.remove()
     alerts.append(note)
     setTimeout(() => note.remove(), 12000)
