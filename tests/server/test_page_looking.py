@@ -71,7 +71,13 @@ def test_a_link_for_looking_shows_and_offers_no_change(team: ServerSettings, bro
 
 def test_signing_out(team: ServerSettings, browser: Browser, tmp_path: Path) -> None:
     page = browser.new_context().new_page()
-    page.goto(f"http://127.0.0.1:{team.port}/login")
+    page.goto(f"http://127.0.0.1:{team.port}/")
+    page.wait_for_url("**/login")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.fill("#password", "guess")
+    page.click("button")
+    expect(page.get_by_role("alert")).to_have_text("The name or the password is wrong.")
+    assert page.evaluate("fetch('.').then(async answer => (await answer.json()).error)").endswith("sign in at /login")
     page.fill("#name", "anna")
     page.fill("#password", PASSWORD)
     page.click("button")
