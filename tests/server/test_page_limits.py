@@ -190,6 +190,26 @@ def test_tracking_is_stopped_and_what_was_tracked_is_kept(
     assert {t for t in range(16) if labels(person, t).any()} == {MIDDLE}
 
 
+def test_undo_waits_for_the_end_of_tracking(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    with monkeypatch.context() as slow:
+        slow.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.2))
+        page.keyboard.press("t")
+        expect(page.locator(".go")).to_contain_text("1 of")
+        with page.expect_response("**/structures"):
+            page.keyboard.press("n")
+            page.keyboard.press("Enter")
+        page.keyboard.press("z")
+        page.get_by_role("button", name="Undo").click()
+        expect(page.locator(".structures .name")).to_have_count(2)
+    expect(page.locator(".structures .name")).to_have_count(1)  # what was done last is taken back first
+    changes(page, 1)
+    assert page.locator(".alert").count() == 0
+    pressed(page, "y")
+    expect(page.locator(".go")).to_contain_text("All changes are applied")
+
+
 def test_structures_that_were_not_reached_wait_for_the_next_time(
     person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

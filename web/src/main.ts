@@ -95,8 +95,8 @@ function open(info: Info, names: string[], stem: string, about: About): void {
     work.mayEdit ? null : h('span', { class: 'warning' }, 'For looking alone'), status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
     if (change !== 'state' && change !== 'progress' && change !== 'pending') return
-    undo.disabled = (!work.state.can_undo && !work.pending.length) || !!work.progress
-    redo.disabled = (!work.state.can_redo && !work.pending.length) || !!work.progress
+    undo.disabled = !work.state.can_undo && !work.pending.length && !work.progress
+    redo.disabled = !work.state.can_redo && !work.pending.length && !work.progress
     const text = work.progress ? 'Applying …' : work.message || work.warnings.join('; ') || (work.state.tracked && !work.state.fresh ? 'Applied.' : '')
     if (status.textContent !== text) status.textContent = text // else it is read aloud again
   })

@@ -48,6 +48,7 @@ export class Work {
   private readonly frames = new Map<string, Promise<Frame>>()
   private readonly listeners: ((change: Change) => void)[] = []
   private stream: EventSource | null = null
+  private readonly waiting: (() => void)[] = [] // for the end of the tracking
   private waits = 0 // for a server that does not answer
   private turn: Promise<unknown> = Promise.resolve()
   private epoch = 0
@@ -75,7 +76,10 @@ export class Work {
   /** On the result that stands. */
   get warnings(): string[] { return this.state.warnings.map((text) => reworded(text, this.state.structures)) }
   listen(listener: (change: Change) => void): void { this.listeners.push(listener) }
-  tell(change: Change): void { for (const listener of this.listeners) listener(change) }
+  tell(change: Change): void {
+    for (const listener of this.listeners) listener(change)
+    if (change === 'progress' && !this.progress) for (const done of this.waiting.splice(0)) done()
+  }
   private path(rest: string): string { return `sessions/${this.info.id}/${rest}` }
 
   /** Frame, row and column of the cursor in a plane. Slices run to S, P, L; rows to P, I, I; columns to L, L, P. */
@@ -329,8 +333,11 @@ export class Work {
     return this.say({ plane, t, kind: 'diameter', points: line }, both)
   }
 
-  undo(): Promise<void> { return this.next(async () => { if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
-  redo(): Promise<void> { return this.next(async () => { if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
+  /** Until nothing is tracked any more: nothing can be taken back before. */
+  private async idle(): Promise<void> { while (this.progress) await new Promise<void>((done) => this.waiting.push(done)) }
+
+  undo(): Promise<void> { return this.next(async () => { await this.idle(); if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
+  redo(): Promise<void> { return this.next(async () => { await this.idle(); if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
   track(): Promise<void> { return this.next(async () => { await this.change('track', { views: this.views }); this.follow() }) }
 
   private get up(): number { return (this.plane('axial')?.frames ?? 1) - 1 }
