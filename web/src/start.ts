@@ -54,7 +54,7 @@ export class Start {
       const when = each.changed ? new Date(1000 * each.changed).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' }) : ''
       const called = [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')
       const line: HTMLElement = h('li', {},
-        each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, [], ''))) },
+        each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', title: called, onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, [], ''))) },
           h('span', {}, called), h('small', { title: when ? 'Last changed' : undefined }, [what, when].filter(Boolean).join(' · '))),
         this.about.may_edit && removal([each.problem ?? called, when].filter(Boolean).join(' · '), () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) }))))
       return line
