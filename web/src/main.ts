@@ -98,7 +98,7 @@ function open(info: Info, names: string[], stem: string, about: About): void {
     undo.disabled = !work.state.can_undo && !work.pending.length && !work.progress
     redo.disabled = !work.state.can_redo && !work.pending.length && !work.progress
     const text = work.progress ? 'Applying …' : work.message || work.warnings.join('; ') || (work.state.tracked && !work.state.fresh ? 'Applied.' : '')
-    if (status.textContent !== text) status.textContent = text // else it is read aloud again
+    if (status.textContent !== text) status.textContent = status.title = text // else it is read aloud again
   })
   work.tell('state')
   work.tell('tool')

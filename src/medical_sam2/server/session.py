@@ -244,9 +244,8 @@ class Session:
                 draw_label(self.image.frame_labels(labels, plane, t), label, mask, {0, label})
         new = {label for _, _, masks in frames for label in masks}
         rows = tuple(row for row in before.rows if row.object not in new) if before else ()
-        said = (
-            f"stopped after {say_count(len(frames), 'frame')}, kept as tracked; a click on one of the others goes on from there"
-        )
+        count = say_count(len(frames), "slice" if isinstance(self.image, SessionVolume) else "image")
+        said = f"stopped after {count}, kept as tracked; a click on one of the others goes on from there"
         return SessionResult(labels, rows, None, (*told_of_others(before.warnings if before else (), new), said))
 
     # The file is on the disk before the journal names it, and those that no state names any more go after.
