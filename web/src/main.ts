@@ -57,7 +57,7 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   history.replaceState(null, '', `#${info.id}`)
   const work = (opened = new Work(info, about.may_edit))
   work.names = info.kind === 'set' ? called(info.files, names) : names
-  memory.name(info.id, names, stem, info.warnings)
+  memory.name(info, names, stem)
   memory.restore(work)
   const title = memory.title(info.id)
   document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'

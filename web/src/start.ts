@@ -167,7 +167,11 @@ async function gathered(data: DataTransfer | null): Promise<File[]> {
   if (!entries.length) return [...(data?.files ?? [])]
   const files: File[] = []
   const walk = async (entry: FileSystemEntry): Promise<void> => {
-    if (entry.isFile) files.push(await new Promise<File>((done, failed) => (entry as FileSystemFileEntry).file(done, failed)))
+    if (entry.isFile) {
+      const file = await new Promise<File>((done, failed) => (entry as FileSystemFileEntry).file(done, failed))
+      Object.defineProperty(file, 'webkitRelativePath', { value: entry.fullPath.slice(1) }) // as of a folder that is chosen
+      files.push(file)
+    }
     else {
       const reader = (entry as FileSystemDirectoryEntry).createReader()
       for (;;) {
