@@ -26,7 +26,7 @@ export function only(ids: string[]): void { write(Object.fromEntries(Object.entr
 export function name({ id, kind, dicom, modality, files: numbers, warnings }: Info, files: string[], stem: string): void {
   if (!files.length) return
   const read = kind === 'set' ? called(numbers, files) : files
-  const one = `${read[0]}${read.length > 1 ? ` and ${read.length - 1} more` : ''}`
+  const one = `${read[0] ?? files[0]}${read.length > 1 ? ` and ${read.length - 1} more` : ''}`
   const what = files.length < 2 ? files[0] : stem || (dicom ? `${modality ?? 'DICOM'} series of ${files.length} files` : one)
   write({ ...all(), [id]: { title: `${what} · ${new Date().toLocaleDateString()}`, stem, warnings: warnings.map((text) => (files.length > 1 ? named(text, files) : text)) } })
 }
