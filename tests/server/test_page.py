@@ -155,7 +155,9 @@ def test_a_set_of_images(person: Person, tmp_path: Path) -> None:
     page.get_by_role("button", name="Image 3", exact=True).click()
     expect(page.locator(".tile .note")).to_have_text(["prompted", *[re.compile(r"\d+ %")] * 3])
     number, note = (page.locator(f".tile >> nth=0 >> {which}").bounding_box() for which in ("span:not(.note)", ".note"))
-    assert number and note and number["x"] + number["width"] <= note["x"]
+    assert number
+    assert note
+    assert number["x"] + number["width"] <= note["x"]
     expected = np.zeros((40, 60), bool)
     expected[10:24, 21:36] = True
     for _ in range(50):

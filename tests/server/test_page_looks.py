@@ -145,7 +145,8 @@ def within(page: Page, inner: str, outer: str) -> bool:
             """([inner, outer]) => {
               const [ends, all] = [document.querySelector(outer).getBoundingClientRect(), [...document.querySelectorAll(inner)]]
               const boxes = all.map(one => one.getBoundingClientRect())
-              return boxes.length > 0 && boxes.every(box => box.width > 0 && box.left >= ends.left && box.right <= ends.right + 0.5)
+              const inside = box => box.width > 0 && box.left >= ends.left && box.right <= ends.right + 0.5
+              return boxes.length > 0 && boxes.every(inside)
             }""",
             [inner, outer],
         )
@@ -174,7 +175,9 @@ def test_long_names_leave_everything_in_sight_on_every_screen(person: Person, tm
         page.wait_for_function("width => innerWidth === width", arg=width)
         assert wider(page, "html") == 0
         assert page.locator(".view.axial .stage").evaluate("one => one.clientHeight") >= 120
-        below = page.evaluate("document.documentElement.scrollHeight - document.querySelector('.panel').getBoundingClientRect().bottom - scrollY")
+        below = page.evaluate(
+            "document.documentElement.scrollHeight - document.querySelector('.panel').getBoundingClientRect().bottom - scrollY"
+        )
         assert below <= 1  # nothing is blank
     page.set_viewport_size({"width": 1024, "height": 260})
     expect(person.view("axial")).to_have_attribute("data-letters", "")  # no room beside the image

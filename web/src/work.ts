@@ -47,7 +47,7 @@ export class Work {
   private labelsAge = 0
   private readonly frames = new Map<string, Promise<Frame>>()
   private readonly listeners: ((change: Change) => void)[] = []
-  private stream: EventSource | null = null
+  private stream: EventSource | null = null // that was followed last; none once this is closed
   private readonly waiting: (() => void)[] = [] // for the end of the tracking
   private waits = 0 // for a server that does not answer
   private turn: Promise<unknown> = Promise.resolve()
@@ -452,11 +452,11 @@ export class Work {
       await this.refresh()
       this.message = this.state.busy || this.state.tracked !== tracked ? '' : `${broke} It answers again; what was being applied was not kept.`
       this.tell('fusion') // slices that could not be loaded
-      if (this.state.busy) this.follow()
+      if (this.state.busy && this.stream) this.follow()
     } catch (error) {
       const why = error instanceof api.Problem && error.status ? error.message : 'Asking again until it answers …'
       this.message = `${broke} ${why[0].toUpperCase()}${why.slice(1)}`
-      if (!(error instanceof api.Problem) || error.status !== 404) this.waits = window.setTimeout(() => void this.recover(), ASK_AGAIN_MS)
+      if (this.stream && (!(error instanceof api.Problem) || error.status !== 404)) this.waits = window.setTimeout(() => void this.recover(), ASK_AGAIN_MS)
       if (this.message === message) return
     }
     this.tell('state')
