@@ -167,7 +167,7 @@ def test_long_names_leave_everything_in_sight_on_every_screen(person: Person, tm
     page.keyboard.press("t")
     line = page.locator(".look .line").first
     expect(line.locator("small")).to_contain_text(name)
-    expect(line).to_have_attribute("title", re.compile(re.escape(name)))
+    expect(line.locator("small")).to_have_attribute("title", re.compile(re.escape(name)))
     assert wider(page, ".look") == 0
     assert within(page, ".look .line span", ".look")
     for width, height in ((390, 800), (360, 740), (640, 400)):  # telephones; a laptop at 200 %

@@ -221,8 +221,8 @@ export class Panel {
     const button = (row: (typeof found)[number]): HTMLElement =>
       {
       const why = ` · ${row.why === 'unsure' ? `${Math.round(100 * row.sure)} % sure` : row.why}`
-      return h('button', { class: `line${row.look ? ' unsure' : ''}`, title: `${name(row.label)}${why}. A correction here may mend about ${row.gain} voxels`, onclick: () => this.jump(row) },
-        h('span', {}, [row.plane, this.axis(row.plane), counted(this.work.plane(row.plane)).of(row.t)].filter((part) => part !== '').join(' ')), h('small', {}, h('bdi', {}, name(row.label)), why))
+      return h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) },
+        h('span', {}, [row.plane, this.axis(row.plane), counted(this.work.plane(row.plane)).of(row.t)].filter((part) => part !== '').join(' ')), h('small', { title: `${name(row.label)}${why}. A correction here may mend about ${row.gain} voxels` }, h('bdi', {}, name(row.label)), why))
     }
     fill(this.look, ...found.map(button))
     if (!found.length) fill(this.look, h('p', { class: 'fine' }, `${this.work.info.kind === 'set' ? 'Images' : 'Slices'} where a look is worth most are listed here.`))
