@@ -12,6 +12,7 @@ from medical_sam2.server.security import POLICY
 from tests.server.conftest import TOKEN, Served
 
 HOME = f"http://127.0.0.1:{8421}"
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 WRONG = {"authorization": "Bearer wrong"}
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -79,6 +80,17 @@ def test_passwords_cannot_be_tried_out(serve: Callable[..., Served]) -> None:
     assert set(tries) == {401, 429}
     assert tries[-1] == 429
     assert served.http.post("/login", data={"password": "correct horse"}).status_code == 429  # not even the right one, for now
+    answer = served.http.post("/login", data={"password": "guess"}, headers=BROWSER, follow_redirects=False)
+    assert answer.headers["location"] == "/login#later"
+
+
+def test_a_person_who_was_not_let_in_is_told_so_in_words(shared: Served) -> None:
+    """There is no password here: nobody is sent to the form."""
+    stranger(shared)
+    answer = shared.http.get("/", headers=BROWSER, follow_redirects=False)
+    told = "open the address that `medsam2 serve` printed"
+    assert (answer.status_code, answer.headers["content-type"], answer.text) == (401, "text/plain; charset=utf-8", told)
+    assert shared.http.get("/").json() == {"error": told}
 
 
 def test_no_password_is_no_way_in(shared: Served) -> None:

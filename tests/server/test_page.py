@@ -154,6 +154,10 @@ def test_a_set_of_images(person: Person, tmp_path: Path) -> None:
     expect(page.get_by_role("link", name="Label images")).to_be_visible()
     page.get_by_role("button", name="Image 3", exact=True).click()
     expect(page.locator(".tile .note")).to_have_text(["prompted", *[re.compile(r"\d+ %")] * 3])
+    number, note = (page.locator(f".tile >> nth=0 >> {which}").bounding_box() for which in ("span:not(.note)", ".note"))
+    assert number
+    assert note
+    assert number["x"] + number["width"] <= note["x"]
     expected = np.zeros((40, 60), bool)
     expected[10:24, 21:36] = True
     for _ in range(50):
@@ -184,12 +188,16 @@ def test_images_that_cannot_be_read_are_left_out_and_named(person: Person, tmp_p
     (folder / "notes.txt").write_text("not an image, and the first of the list")
     page.locator("#folder").set_input_files(folder)
     expect(page.locator(".tile")).to_have_count(3)
+    expect(page).to_have_title(re.compile(r"^polyps · "))
     warning = page.locator(".bar .warning")
     expect(warning).to_contain_text("1 of 4 images left out: person 1.png (")
     page.get_by_role("button", name="Image 2", exact=True).click()
     expect(page.locator(".view.image .counter")).to_contain_text("2 / 3 · person 2.png")
     page.reload()
     expect(warning).to_contain_text("1 of 4 images left out: person 1.png (")
+    page.get_by_role("button", name="Medical SAM 2").click()
+    page.locator("#files").set_input_files(sorted(folder.glob("person *.png"))[1:])  # the broken one first
+    expect(page).to_have_title(re.compile(r"^person 2\.png and 1 more · "))
     assert not any("person" in url for url in person.asked)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from medical_sam2.prompts import Mask, Point
 from medical_sam2.server.inference_queue import InferenceQueue
@@ -70,6 +70,11 @@ def test_tracking_keeps_to_the_slices_that_were_given(person: Person, tmp_path: 
     assert not labels(person, 5).any()
 
 
+def holds(page: Page, first: str, last: str) -> None:
+    for end, value in (("From", first), ("To", last)):
+        expect(page.get_by_label(f"{end} slice")).to_have_value(value)
+
+
 def test_limits_that_leave_out_what_was_clicked_are_refused(person: Person, tmp_path: Path) -> None:
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
@@ -77,7 +82,21 @@ def test_limits_that_leave_out_what_was_clicked_are_refused(person: Person, tmp_
     page.get_by_label("To slice").fill("3")
     page.get_by_label("To slice").press("Enter")
     expect(page.locator(".alert")).to_contain_text("leave out")
+    holds(page, "", "")
+    page.get_by_label("From slice").fill("12")
+    page.get_by_label("To slice").fill("16")
+    page.get_by_role("button", name="Limit", exact=True).click()
+    expect(page.locator(".alert").last).to_contain_text("axial K has slices 0 to 15")
+    holds(page, "", "")
     assert len(state(page)["said"]) == 1
+    page.get_by_label("From slice").fill("7")
+    page.get_by_label("To slice").fill("9")
+    page.get_by_role("button", name="Limit", exact=True).click()
+    changes(page, 2)
+    page.get_by_label("From slice").fill("1")
+    page.get_by_label("To slice").fill("3")
+    page.get_by_label("To slice").press("Enter")
+    holds(page, "7", "9")
     person.problems.clear()  # the browser tells of the refused request
 
 
@@ -177,7 +196,8 @@ def test_tracking_is_stopped_and_what_was_tracked_is_kept(
     page.keyboard.press("t")
     expect(page.locator(".go")).to_contain_text("3 of")
     page.get_by_role("button", name="Stop and keep").click()
-    expect(page.locator(".go")).to_contain_text("stopped after")
+    expect(page.locator(".go")).to_contain_text(re.compile(r"stopped after \d slices, kept"))
+    expect(page.get_by_role("status").first).to_have_attribute("title", re.compile("goes on from there"))
     whole = segmenter().segment_volume(case.volume, [Point(case.voxel(1))]).labels
     there = {t for t in range(16) if labels(person, t).any()}
     assert MIDDLE in there
@@ -188,6 +208,26 @@ def test_tracking_is_stopped_and_what_was_tracked_is_kept(
     pressed(page, "z")
     changes(page, 1)
     assert {t for t in range(16) if labels(person, t).any()} == {MIDDLE}
+
+
+def test_undo_waits_for_the_end_of_tracking(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    with monkeypatch.context() as slow:
+        slow.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.2))
+        page.keyboard.press("t")
+        expect(page.locator(".go")).to_contain_text("1 of")
+        with page.expect_response("**/structures"):
+            page.keyboard.press("n")
+            page.keyboard.press("Enter")
+        page.keyboard.press("z")
+        page.get_by_role("button", name="Undo").click()
+        expect(page.locator(".structures .name")).to_have_count(2)
+    expect(page.locator(".structures .name")).to_have_count(1)  # what was done last is taken back first
+    changes(page, 1)
+    assert page.locator(".alert").count() == 0
+    pressed(page, "y")
+    expect(page.locator(".go")).to_contain_text("All changes are applied")
 
 
 def test_structures_that_were_not_reached_wait_for_the_next_time(
@@ -261,12 +301,12 @@ def test_slices_are_counted_as_the_command_line_counts_them(person: Person, tmp_
 def test_a_warning_goes_with_what_it_speaks_of_and_is_in_the_page_s_words(
     person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: str, kept: str
 ) -> None:
-    told = [f"object 1 lost {parts} in its box (5 voxels); `islands` keeps {kept}"]
+    told = [f"object 1 lost {parts} in its box (5 voxels) on slices 7 to 9 of axis k; `islands` keeps {kept}"]
     monkeypatch.setattr(volume_tracker, "remove_islands", lambda *_: list(told))
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
     tracked(person)
-    words = f"structure 1 lost {parts} in its box (5 voxels); a click inside a part keeps it"
+    words = f"structure 1 lost {parts} in its box (5 voxels) on slices K 7 to 9; a click inside a part keeps it"
     warnings, status = page.locator(".go .warn"), page.get_by_role("status").first
     expect(warnings).to_have_text(words)
     expect(status).to_have_text(words)

@@ -138,6 +138,67 @@ def test_with_the_brush_and_a_second_image_downloads_are_in_sight(
         page.get_by_role("link", name="NIfTI").click()
 
 
+def within(page: Page, inner: str, outer: str) -> bool:
+    """Whether every one of the inner elements lies within the outer one, from left to right."""
+    return bool(
+        page.evaluate(
+            """([inner, outer]) => {
+              const [ends, all] = [document.querySelector(outer).getBoundingClientRect(), [...document.querySelectorAll(inner)]]
+              const boxes = all.map(one => one.getBoundingClientRect())
+              const inside = box => box.width > 0 && box.left >= ends.left && box.right <= ends.right + 0.5
+              return boxes.length > 0 && boxes.every(inside)
+            }""",
+            [inner, outer],
+        )
+    )
+
+
+def wider(page: Page, which: str) -> int:
+    """By how many pixels something could be scrolled sideways."""
+    return int(page.locator(which).evaluate("one => one.scrollWidth - one.clientWidth"))
+
+
+def test_long_names_leave_everything_in_sight_on_every_screen(person: Person, tmp_path: Path) -> None:
+    page, name = person.page, "Left kidney (upper pole, cortex and medulla, arterial)"
+    case = opened(person, tmp_path)
+    clicked(person, case)
+    page.get_by_label("Name of structure 1").fill(name)
+    page.keyboard.press("Enter")
+    page.keyboard.press("t")
+    line = page.locator(".look .line").first
+    expect(line.locator("small")).to_contain_text(name)
+    expect(line.locator("small")).to_have_attribute("title", re.compile(re.escape(name)))
+    assert wider(page, ".look") == 0
+    assert within(page, ".look .line span", ".look")
+    for width, height in ((390, 800), (360, 740), (640, 400)):  # telephones; a laptop at 200 %
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_function("width => innerWidth === width", arg=width)
+        assert wider(page, "html") == 0
+        assert page.locator(".view.axial .stage").evaluate("one => one.clientHeight") >= 120
+        below = page.evaluate(
+            "document.documentElement.scrollHeight - document.querySelector('.panel').getBoundingClientRect().bottom - scrollY"
+        )
+        assert below <= 1  # nothing is blank
+    page.set_viewport_size({"width": 1024, "height": 260})
+    expect(person.view("axial")).to_have_attribute("data-letters", "")  # no room beside the image
+    page.set_viewport_size({"width": 1024, "height": 700})
+    expect(person.view("axial")).to_have_attribute("data-letters", "RLAP")
+    for _ in range(3):
+        with page.expect_response("**/structures"):
+            page.keyboard.press("n")
+        page.keyboard.type(name)
+        page.keyboard.press("Enter")
+    expect(page.locator(".structures .name").last).to_have_value(name)
+    page.wait_for_timeout(200)
+    page.get_by_role("button", name="Medical SAM 2").click()
+    for width in (1024, 390):
+        page.set_viewport_size({"width": width, "height": 700})
+        page.wait_for_function("width => innerWidth === width", arg=width)
+        expect(page.get_by_role("button", name=re.compile("^Remove"))).to_be_in_viewport(ratio=1)
+        assert within(page, ".start li button", ".start")
+        assert wider(page, "html") == 0
+
+
 def test_outlines_are_thin_and_that_of_the_prompt_is_marked(person: Person, tmp_path: Path) -> None:
     case, page = opened(person, tmp_path), person.page
     there = clicked(person, case)
@@ -207,8 +268,16 @@ def test_title_tool_and_place_come_back_and_names_go_with_the_session(person: Pe
     expect(page.get_by_label("Views")).to_have_value("three")
     expect(page).to_have_title(re.compile(r"^image\.nii\.gz"))
     page.get_by_role("button", name="Medical SAM 2").click()
-    expect(page.get_by_role("button", name=re.compile(r"image\.nii\.gz"))).to_be_visible()
-    page.get_by_role("button", name="Close this session").click()
+    expect(page.get_by_role("button", name=re.compile(r"^image\.nii\.gz"))).to_be_visible()
+    remove = page.get_by_role("button", name=re.compile(r"^Remove\b.* image\.nii\.gz"))
+    remove.dblclick()  # once is no decision, and neither is a double click
+    expect(remove).to_have_text("Remove for good?")
+    page.keyboard.press("Tab")
+    expect(remove).to_have_text("Remove")
+    expect(page.get_by_role("button", name=re.compile(r"^image\.nii\.gz"))).to_be_visible()
+    remove.click()
+    page.wait_for_timeout(600)  # else it is a double click
+    remove.click()
     expect(page.get_by_role("button", name=re.compile(r"image\.nii\.gz"))).to_have_count(0)
     assert "image" not in page.evaluate("() => JSON.stringify(localStorage)")
     assert not any("image.nii" in url for url in person.asked if "solid" not in url)

@@ -1,5 +1,6 @@
 """What comes to the page: DICOM series and sets of images as volumes are; how they are shown at first, and what leaves it."""
 
+import re
 import zipfile
 from dataclasses import replace
 from io import BytesIO
@@ -46,6 +47,7 @@ def test_a_dicom_series(person: Person, tmp_path: Path) -> None:
     expect(page.locator(".view.axial .counter")).to_have_text("K 8 of 0–15")
     person.wait("axial")
     assert CANARY not in page.content()
+    expect(page).to_have_title(re.compile(r"^chest 7 · "))
     source = io.load(folder)
     mm = case.volume.affine @ [*case.voxel(1), 1]
     i, j, k = (round(place) for place in source.to_voxel((mm[0], mm[1], mm[2])))
@@ -62,6 +64,10 @@ def test_a_dicom_series(person: Person, tmp_path: Path) -> None:
         path, called = downloaded(page, link)
         assert called == name
         assert (io.load_labels(path, source).array == expected).all()
+    page.get_by_role("button", name="Medical SAM 2").click()
+    files = sorted(folder.iterdir())
+    page.locator("#files").set_input_files(files)
+    expect(page).to_have_title(re.compile(rf"^[A-Z]+ series of {len(files)} files · "))
     assert not any("chest" in url for url in person.asked)
 
 

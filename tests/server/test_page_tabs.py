@@ -1,5 +1,6 @@
 """Several tabs of one browser: what one sees of the other, and addresses that are pasted into one, in a real browser."""
 
+import re
 import time
 from pathlib import Path
 
@@ -100,3 +101,28 @@ def test_the_address_of_a_session_may_be_pasted_into_a_tab(person: Person, tmp_p
     page.evaluate("location.hash = 'f'.repeat(32)")
     expect(page.locator(".start")).to_be_visible()
     person.problems.clear()  # the browser tells of what is not there
+
+
+def test_the_page_goes_on_after_the_connection_broke(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.5))
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    session = re.compile(r"/api/sessions/[0-9a-f]{32}$")
+    for asked in ("**/events", session):
+        page.route(asked, lambda route: route.abort())
+    pressed(page, "t")
+    told, apply = page.locator(".go"), page.get_by_role("button", name="Apply to volume")
+    expect(told).to_contain_text("The connection to the server broke")
+    expect(page.locator("header .status")).to_contain_text("The connection to the server broke")
+    expect(page.get_by_label("Tracking")).to_have_count(0)
+    assert page.locator(".alert").count() == 0
+    for _ in range(2):
+        with page.expect_response("**/track"):
+            apply.click()
+    expect(page.locator(".alert")).to_have_count(1)  # twice the same is said once
+    page.unroute(session)
+    page.unroute("**/events")
+    expect(told).to_contain_text(" of ")  # it is followed
+    expect(told).to_contain_text("All changes are applied")
+    expect(told).not_to_contain_text("broke")
+    person.problems.clear()  # the browser tells of what was not answered

@@ -219,6 +219,30 @@ def test_a_click_goes_before_the_next_tracked_frame(tmp_path: Path, queue: Infer
     assert job.events[-1].kind == "done"
 
 
+def test_what_was_done_while_it_was_tracked_is_taken_back_before_the_result(
+    tmp_path: Path, queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, case = session(tmp_path, queue)
+    clicked(place, case)
+    begun, done = place.history.state, threading.Event()
+    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: done.wait(30))
+    job = place.track(place.history.version)
+    place.add_structure(place.history.version)
+    t = click(case, 2).t
+    drawn = np.zeros(place.image.frame_shape("axial", t), bool)
+    drawn[:3, :3] = True
+    place.add_gesture(place.history.version, Gesture(0, 2, "axial", t, "mask", runs=encode_runs(drawn)))
+    done.set()
+    job.wait(60)
+    states = [place.history.state]
+    assert session(tmp_path, queue)[0].history == place.history
+    while place.history.can_undo:
+        states.append(place.undo(place.history.version).state)
+    told = [(len(each.structures), len(each.gestures), each.tracked is not None, len(each.fresh)) for each in states[:4]]
+    assert told == [(2, 2, True, 1), (2, 1, True, 0), (1, 1, True, 0), (1, 1, False, 1)]
+    assert states[3] == begun
+
+
 def test_a_failure_is_told_and_changes_nothing(tmp_path: Path, queue: InferenceQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     place, case = session(tmp_path, queue)
     clicked(place, case)

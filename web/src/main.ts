@@ -20,6 +20,7 @@ function attempt(what: Promise<unknown>): void {
   what.catch((error: unknown) => {
     const text = error instanceof Error ? reworded(error.message, opened?.state.structures ?? []) : 'Something went wrong.'
     const note = h('div', { class: 'alert' }, h('span', {}, text), h('button', { class: 'quiet', 'aria-label': 'Dismiss', onclick: () => note.remove() }, icon('close')))
+    for (const each of [...alerts.children]) if (each.textContent === text) each.remove() // said once
     while (alerts.children.length > 2) alerts.firstElementChild?.remove()
     alerts.append(note)
     setTimeout(() => note.remove(), 12000)
@@ -56,7 +57,7 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   history.replaceState(null, '', `#${info.id}`)
   const work = (opened = new Work(info, about.may_edit))
   work.names = info.kind === 'set' ? called(info.files, names) : names
-  memory.name(info.id, names, stem, info.warnings)
+  memory.name(info, names, stem)
   memory.restore(work)
   const title = memory.title(info.id)
   document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'
@@ -94,10 +95,10 @@ function open(info: Info, names: string[], stem: string, about: About): void {
     work.mayEdit ? null : h('span', { class: 'warning' }, 'For looking alone'), status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
     if (change !== 'state' && change !== 'progress' && change !== 'pending') return
-    undo.disabled = (!work.state.can_undo && !work.pending.length) || !!work.progress
-    redo.disabled = (!work.state.can_redo && !work.pending.length) || !!work.progress
+    undo.disabled = !work.state.can_undo && !work.pending.length && !work.progress
+    redo.disabled = !work.state.can_redo && !work.pending.length && !work.progress
     const text = work.progress ? 'Applying …' : work.message || work.warnings.join('; ') || (work.state.tracked && !work.state.fresh ? 'Applied.' : '')
-    if (status.textContent !== text) status.textContent = text // else it is read aloud again
+    if (status.textContent !== text) status.textContent = status.title = text // else it is read aloud again
   })
   work.tell('state')
   work.tell('tool')

@@ -1,5 +1,6 @@
 // What the browser remembers of a session: its title, the tool, the place. Names of files stay here; they go when the session goes.
-import { named } from './names'
+import type { Info } from './api'
+import { called, named } from './names'
 import type { Cursor, Look, Tool, Work } from './work'
 
 interface Kept { title?: string; stem?: string; warnings?: string[]; tool?: Tool; cursor?: Cursor; image?: number; label?: number; views?: string; window?: [number, number]; looks?: [number, Look][] }
@@ -21,10 +22,13 @@ export function warnings(id: string): string[] | undefined { return all()[id]?.w
 /** Forget all sessions but these. */
 export function only(ids: string[]): void { write(Object.fromEntries(Object.entries(all()).filter(([id]) => ids.includes(id)))) }
 
-/** A session is called after its files and the day. */
-export function name(id: string, files: string[], stem: string, warnings: string[]): void {
-  const more = files.length > 1 ? ` and ${files.length - 1} more` : ''
-  if (files.length) write({ ...all(), [id]: { title: `${files[0]}${more} · ${new Date().toLocaleDateString()}`, stem, warnings: warnings.map((text) => (files.length > 1 ? named(text, files) : text)) } })
+/** A session is called after its folder, or its files that could be read, and the day; files of DICOM are often called after identifiers as long as a line. */
+export function name({ id, kind, dicom, modality, files: numbers, warnings }: Info, files: string[], stem: string): void {
+  if (!files.length) return
+  const read = kind === 'set' ? called(numbers, files) : files
+  const one = `${read[0] ?? files[0]}${read.length > 1 ? ` and ${read.length - 1} more` : ''}`
+  const what = files.length < 2 ? files[0] : stem || (dicom ? `${modality ?? 'DICOM'} series of ${files.length} files` : one)
+  write({ ...all(), [id]: { title: `${what} · ${new Date().toLocaleDateString()}`, stem, warnings: warnings.map((text) => (files.length > 1 ? named(text, files) : text)) } })
 }
 
 export function keep(work: Work): void {

@@ -37,8 +37,9 @@ export function withheld(missing: Record<string, string>): string[] {
   return [...why].map(([reason, names]) => `No ${names.join(', no ')}: ${reason}.`)
 }
 
-/** What the server tells in the command line's words, in the page's: "object 2" has a name here, and options are buttons. */
+/** What the server tells in the command line's words, in the page's: "object 2" has a name here, "slice 10 of axis k" is K 10, and options are buttons. */
 export function reworded(text: string, structures: Structure[]): string {
   const named = text.replace(/\bobject (\d+)\b/g, (words, label) => structures.find((each) => each.label === Number(label))?.name ?? words)
-  return named.replace(/\btake `views=one`/g, 'take one view').replace(/`views=three` uses/g, 'three views use').replace(/`islands` keeps (it|them)/g, 'a click inside a part keeps it')
+  const counted = named.replace(/\b(slices?) (\d[^;:()]*?) of axis ([ijk])\b/g, (_, slices: string, which: string, axis: string) => `${slices} ${axis.toUpperCase()} ${which}`)
+  return counted.replace(/\btake `views=one`/g, 'take one view').replace(/`views=three` uses/g, 'three views use').replace(/`islands` keeps (it|them)/g, 'a click inside a part keeps it')
 }

@@ -157,19 +157,25 @@ export class Panel {
     const [first, last] = ['From', 'To'].map((what) => h('input', { type: 'number', min: '0', 'aria-label': `${what} slice`, placeholder: what.toLowerCase(), onkeydown: (event: KeyboardEvent) => { if (event.key === 'Enter') set() } }))
     const range = (): Range => {
       const count = counted(work.plane(plane.value as Plane))
+      for (const { value } of [first, last]) if (value && (Number(value) < count.first || Number(value) > count.last)) throw new Error(`${plane.value} ${count.axis} has slices ${count.first} to ${count.last}.`)
       const [low, high] = [first, last].map((each, i) => count.frame(each.value ? Number(each.value) : [count.first, count.last][i])).sort((a, b) => a - b)
       return [low, high]
     }
-    const set = (): void => attempt(work.limit(plane.value as Plane, range()))
+    const ask = async (what: 'limit' | 'erase'): Promise<void> => work[what](plane.value as Plane, range())
+    const set = (): void => attempt(ask('limit').catch((error: unknown) => { hold(); throw error })) // refused: what holds is shown again
     const limit = h('button', { title: 'Track the structure on these slices alone', onclick: set }, 'Limit')
     const all = h('button', { title: 'Track it on all slices', onclick: () => attempt(work.limit(plane.value as Plane, null)) }, 'All')
     const join = h('button', { class: 'wide', title: 'Expect, on the slices between two outlines (brush, lasso), the shapes between them; what is tracked counts beside', onclick: () => attempt(work.join(!work.ofWhole('interpolate'))) }, 'Shapes between outlines')
-    const erase = h('button', { title: 'Take the structure off these slices', onclick: () => attempt(first.value && last.value ? work.erase(plane.value as Plane, range()) : Promise.reject(new Error('Say from which slice to which it is erased.'))) }, 'Erase')
+    const erase = h('button', { title: 'Take the structure off these slices', onclick: () => attempt(first.value && last.value ? ask('erase') : Promise.reject(new Error('Say from which slice to which it is erased.'))) }, 'Erase')
     fill(this.limits, h('div', { class: 'row' }, plane, first, '–', last), h('div', { class: 'row' }, limit, all, erase), join)
+    const hold = (): void => {
+      const limits = work.ofWhole('slices')
+      if (limits) plane.value = limits.plane
+      ;[first.value, last.value] = limits ? this.numbers(limits.plane, limits.frames) : ['', '']
+    }
     const show = (): void => {
       const [limits, joined] = [work.ofWhole('slices'), !!work.ofWhole('interpolate')]
-      if (limits) plane.value = limits.plane
-      if (![first, last].includes(document.activeElement as HTMLInputElement)) [first.value, last.value] = limits ? this.numbers(limits.plane, limits.frames) : ['', '']
+      if (![first, last].includes(document.activeElement as HTMLInputElement)) hold()
       limit.disabled = erase.disabled = !work.active?.said || !!work.progress
       all.disabled = !limits
       join.disabled = !joined && !work.joinable
@@ -213,7 +219,11 @@ export class Panel {
     const found = this.work.worthALook()
     const name = (label: number): string => this.work.state.structures.find((each) => each.label === label)?.name ?? ''
     const button = (row: (typeof found)[number]): HTMLElement =>
-      h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) }, h('span', {}, [row.plane, this.axis(row.plane), counted(this.work.plane(row.plane)).of(row.t)].filter((part) => part !== '').join(' ')), h('small', { title: `A correction here may mend about ${row.gain} voxels` }, `${name(row.label)} · ${row.why === 'unsure' ? `${Math.round(100 * row.sure)} % sure` : row.why}`))
+      {
+      const why = ` · ${row.why === 'unsure' ? `${Math.round(100 * row.sure)} % sure` : row.why}`
+      return h('button', { class: `line${row.look ? ' unsure' : ''}`, onclick: () => this.jump(row) },
+        h('span', {}, [row.plane, this.axis(row.plane), counted(this.work.plane(row.plane)).of(row.t)].filter((part) => part !== '').join(' ')), h('small', { title: `${name(row.label)}${why}. A correction here may mend about ${row.gain} voxels` }, h('bdi', {}, name(row.label)), why))
+    }
     fill(this.look, ...found.map(button))
     if (!found.length) fill(this.look, h('p', { class: 'fine' }, `${this.work.info.kind === 'set' ? 'Images' : 'Slices'} where a look is worth most are listed here.`))
   }

@@ -52,10 +52,11 @@ export class Start {
       const size = Object.values(each.planes)
       const what = each.kind === 'set' ? `${size[0]} images` : `${[...size].reverse().join(' × ')} voxels`
       const when = each.changed ? new Date(1000 * each.changed).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' }) : ''
-      const line = h('li', {},
-        each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, [], ''))) },
-          h('span', {}, [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')), h('small', { title: when ? 'Last changed' : undefined }, [what, when].filter(Boolean).join(' · '))),
-        this.about.may_edit && h('button', { class: 'quiet', 'aria-label': 'Close this session and remove what was kept of it', onclick: () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) })) }, 'Remove'))
+      const called = [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')
+      const line: HTMLElement = h('li', {},
+        each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', title: called, onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, [], ''))) },
+          h('span', {}, called), h('small', { title: when ? 'Last changed' : undefined }, [what, when].filter(Boolean).join(' · '))),
+        this.about.may_edit && removal([each.problem ?? called, when].filter(Boolean).join(' · '), () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) }))))
       return line
     }
     return h('section', {}, h('h2', {}, 'Go on where you were'), h('ul', {}, ...this.sessions.map(entry)))
@@ -148,13 +149,29 @@ export class Start {
   }
 }
 
+/** A button that removes a session when it is pressed for the second time; a double click is one. */
+function removal(called: string, remove: () => void): HTMLElement {
+  const say = (text: string): void => { button.textContent = text; button.setAttribute('aria-label', `${text} ${called}`) }
+  const asking = (): boolean => button.classList.contains('warn')
+  const ask = (on: boolean): void => { button.classList.toggle('warn', on); say(on ? 'Remove for good?' : 'Remove') }
+  const button = h('button', { class: 'quiet', title: 'Close this session and remove what was kept of it', onblur: () => ask(false),
+    onkeydown: (event: KeyboardEvent) => { if (event.key === 'Escape') ask(false) },
+    onclick: (event: MouseEvent) => { if (!asking()) ask(true); else if (event.detail < 2) remove() } })
+  ask(false)
+  return button
+}
+
 /** The files that were dropped, those of folders too. */
 async function gathered(data: DataTransfer | null): Promise<File[]> {
   const entries = [...(data?.items ?? [])].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null)
   if (!entries.length) return [...(data?.files ?? [])]
   const files: File[] = []
   const walk = async (entry: FileSystemEntry): Promise<void> => {
-    if (entry.isFile) files.push(await new Promise<File>((done, failed) => (entry as FileSystemFileEntry).file(done, failed)))
+    if (entry.isFile) {
+      const file = await new Promise<File>((done, failed) => (entry as FileSystemFileEntry).file(done, failed))
+      Object.defineProperty(file, 'webkitRelativePath', { value: entry.fullPath.slice(1) }) // as of a folder that is chosen
+      files.push(file)
+    }
     else {
       const reader = (entry as FileSystemDirectoryEntry).createReader()
       for (;;) {

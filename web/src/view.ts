@@ -18,6 +18,7 @@ interface Keyed { kind: Drawn; line: Spot[]; inside: boolean; of: number }
 const BY_ENDS = new Set<string>(['box', 'solid', 'diameter']) // two places tell all
 const BY_KEYS = new Set<string>(['lasso', 'scribble', 'diameter'])
 const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush', 'ruler', 'angle', 'region'])
+const LEAST_LETTERED = 80 // pixels of the screen: in less letters would hide the slice
 const COLOUR = '#4cc9f0' // of the first structure
 
 export class SliceView {
@@ -223,7 +224,8 @@ export class SliceView {
 
   /** Where the slice's sides lie in the patient. */
   private paintLetters(brush: CanvasRenderingContext2D, width: number, height: number): void {
-    const letters = { axial: 'RLAP', coronal: 'RLSI', sagittal: 'APSI', image: '' }[this.plane]
+    const letters = Math.min(width, height) < LEAST_LETTERED ? '' : { axial: 'RLAP', coronal: 'RLSI', sagittal: 'APSI', image: '' }[this.plane]
+    this.canvas.dataset.letters = letters
     brush.font = '600 12px system-ui'
     brush.textAlign = 'center'
     brush.fillStyle = 'rgba(223, 230, 238, .75)'

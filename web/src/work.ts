@@ -16,6 +16,7 @@ export interface Look { hidden: boolean; opacity: number; filled: boolean }
 export interface Cursor { s: number; p: number; l: number }
 export interface Progress { done: number; total: number; began: number }
 const KEPT_FRAMES = 160
+const ASK_AGAIN_MS = 1000 // where the server did not answer
 const REST_MS = 250 // on a slice, before the network looks at it
 const PLAIN: Look = { hidden: false, opacity: 25, filled: true }
 
@@ -46,7 +47,9 @@ export class Work {
   private labelsAge = 0
   private readonly frames = new Map<string, Promise<Frame>>()
   private readonly listeners: ((change: Change) => void)[] = []
-  private stream: EventSource | null = null
+  private stream: EventSource | null = null // that was followed last; none once this is closed
+  private readonly waiting: (() => void)[] = [] // for the end of the tracking
+  private waits = 0 // for a server that does not answer
   private turn: Promise<unknown> = Promise.resolve()
   private epoch = 0
   private adding = 0 // structures that are asked for and not there yet
@@ -73,7 +76,10 @@ export class Work {
   /** On the result that stands. */
   get warnings(): string[] { return this.state.warnings.map((text) => reworded(text, this.state.structures)) }
   listen(listener: (change: Change) => void): void { this.listeners.push(listener) }
-  tell(change: Change): void { for (const listener of this.listeners) listener(change) }
+  tell(change: Change): void {
+    for (const listener of this.listeners) listener(change)
+    if (change === 'progress' && !this.progress) for (const done of this.waiting.splice(0)) done()
+  }
   private path(rest: string): string { return `sessions/${this.info.id}/${rest}` }
 
   /** Frame, row and column of the cursor in a plane. Slices run to S, P, L; rows to P, I, I; columns to L, L, P. */
@@ -327,8 +333,11 @@ export class Work {
     return this.say({ plane, t, kind: 'diameter', points: line }, both)
   }
 
-  undo(): Promise<void> { return this.next(async () => { if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
-  redo(): Promise<void> { return this.next(async () => { if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
+  /** Until nothing is tracked any more: nothing can be taken back before. */
+  private async idle(): Promise<void> { while (this.progress) await new Promise<void>((done) => this.waiting.push(done)) }
+
+  undo(): Promise<void> { return this.next(async () => { await this.idle(); if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
+  redo(): Promise<void> { return this.next(async () => { await this.idle(); if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
   track(): Promise<void> { return this.next(async () => { await this.change('track', { views: this.views }); this.follow() }) }
 
   private get up(): number { return (this.plane('axial')?.frames ?? 1) - 1 }
@@ -404,9 +413,7 @@ export class Work {
     this.tell('progress')
     stream.addEventListener('frame', (event) => this.onFrame(JSON.parse(event.data as string) as Told))
     for (const kind of ['done', 'cancelled', 'failed', 'idle']) stream.addEventListener(kind, (event) => void this.onEnd(stream, kind, event))
-    stream.onerror = () => {
-      if (stream.readyState === EventSource.CLOSED && this.stream === stream) void this.onEnd(stream, 'failed', new MessageEvent('failed', { data: '{"message":"the connection broke"}' }))
-    }
+    stream.onerror = () => { if (this.stream === stream) void this.onBreak(stream) }
   }
 
   private onFrame(told: Told): void {
@@ -425,12 +432,39 @@ export class Work {
     const told = JSON.parse((event.data as string) || '{}') as Told
     const text = reworded(told.message || '', this.state.structures)
     this.message = kind === 'failed' ? `Tracking failed: ${text}` : kind === 'cancelled' ? 'Cancelled; nothing was changed.' : '' // warnings are the result's, and go with it
-    await this.refresh()
+    await this.refresh().catch(() => this.recover())
+    this.tell('progress')
+  }
+
+  /** Nobody tells any more how far it is: the server may have ended, or the way to it. */
+  private async onBreak(stream: EventSource): Promise<void> {
+    stream.close()
+    this.progress = null
+    await this.recover()
+  }
+
+  /** Ask until the server answers; then what it has is shown, and tracking that goes on is followed. */
+  private async recover(): Promise<void> {
+    window.clearTimeout(this.waits)
+    const broke = 'The connection to the server broke.'
+    const { message, state: { tracked } } = this
+    try {
+      await this.refresh()
+      this.message = this.state.busy || this.state.tracked !== tracked ? '' : `${broke} It answers again; what was being applied was not kept.`
+      this.tell('fusion') // slices that could not be loaded
+      if (this.state.busy && this.stream) this.follow()
+    } catch (error) {
+      const why = error instanceof api.Problem && error.status ? error.message : 'Asking again until it answers …'
+      this.message = `${broke} ${why[0].toUpperCase()}${why.slice(1)}`
+      if (this.stream && (!(error instanceof api.Problem) || error.status !== 404)) this.waits = window.setTimeout(() => void this.recover(), ASK_AGAIN_MS)
+      if (this.message === message) return
+    }
+    this.tell('state')
     this.tell('progress')
   }
 
   /** Frames that are worth a look, that on which most of the outline is expected to be wrong first, over all structures. */
   worthALook(): Row[] { return this.rows.filter((row) => row.why).sort((a, b) => (a.rank ?? 0) - (b.rank ?? 0)).slice(0, 8) }
 
-  close(): void { this.stream?.close(); window.clearTimeout(this.resting) }
+  close(): void { this.stream?.close(); this.stream = null; for (const timer of [this.resting, this.waits]) window.clearTimeout(timer) }
 }

@@ -125,7 +125,7 @@ class Guard:
             return
         bare = self._strip_root(scope)
         measured = _LimitedBody(receive, self._limit(scope), self._settings.idle_s)
-        answer = _Reply(send, self._headers(scope), measured)
+        answer = _Reply(send, self._headers(scope), measured, plain=_is_looked_at(scope))
         try:
             if bare:
                 await answer.plain(HTTPStatus.PERMANENT_REDIRECT, b"", {"location": f"{self._settings.root_path}/"})
@@ -152,7 +152,7 @@ class Guard:
             return
         receive.check_length(headers)
         if scope["path"] == "/login" and scope["method"] == "POST":
-            await self._login(scope, receive, answer)
+            await self._sign_in(scope, receive, answer)
         elif (token := parse_qs(scope["query_string"].decode("latin-1")).get("token")) and scope["path"] == "/":
             await self._exchange_token(scope, token[0], answer)
         elif scope["path"] == "/logout" and scope["method"] == "POST":
@@ -161,8 +161,20 @@ class Guard:
             _check_may(visitor, scope)
             scope[AUTHENTICATED], scope[VISITOR] = True, visitor
             await self._app(scope, receive, answer)
+        elif self._knows_passwords and scope["method"] == "GET" and _is_looked_at(scope):
+            await self._show_login(answer)
         else:
-            raise Refusal(HTTPStatus.UNAUTHORIZED, "open the address that `medsam2 serve` printed, or sign in at /login")
+            where = ", or sign in at /login" if self._knows_passwords else ""
+            raise Refusal(HTTPStatus.UNAUTHORIZED, f"open the address that `medsam2 serve` printed{where}")
+
+    @property
+    def _knows_passwords(self) -> bool:
+        return bool(self._settings.password or self._settings.users)
+
+    async def _show_login(self, answer: "_Reply", message: str = "") -> None:
+        """Send a browser to the form, which shows the message of that name."""
+        where = f"{self._settings.root_path}/login{message and '#'}{message}"
+        await answer.plain(HTTPStatus.SEE_OTHER, b"", {"location": where, "cache-control": "no-store"})
 
     # A proxy may take the part of the path that is its own away, or leave it.
     def _strip_root(self, scope: Scope) -> bool:
@@ -255,6 +267,14 @@ class Guard:
         if visitor is None:
             raise Refusal(HTTPStatus.UNAUTHORIZED, "this token is not of this server; it changes with every start")
         await self._set_cookie(scope, visitor, answer)
+
+    async def _sign_in(self, scope: Scope, receive: "_LimitedBody", answer: "_Reply") -> None:
+        try:
+            await self._login(scope, receive, answer)
+        except Refusal as refusal:
+            if receive.refusal or not _is_looked_at(scope):
+                raise
+            await self._show_login(answer, "later" if refusal.status == HTTPStatus.TOO_MANY_REQUESTS else "wrong")
 
     async def _login(self, scope: Scope, receive: "_LimitedBody", answer: "_Reply") -> None:
         form = parse_qs((await receive.everything()).decode("utf-8", "replace"))
@@ -354,8 +374,8 @@ class _LimitedBody:
 class _Reply:
     """What goes out, with the headers of every answer."""
 
-    def __init__(self, send: Send, headers: Mapping[str, str], measured: _LimitedBody) -> None:
-        self._send, self._headers, self._measured = send, headers, measured
+    def __init__(self, send: Send, headers: Mapping[str, str], measured: _LimitedBody, *, plain: bool) -> None:
+        self._send, self._headers, self._measured, self._plain = send, headers, measured, plain
         self._started = self._refusing = False
 
     # The application may have caught the refusal of a body, and answers as if it were whole: that answer is dropped.
@@ -377,8 +397,9 @@ class _Reply:
         """Refuse, unless an answer has begun."""
         if not self._started:
             self._refusing = True
-            body = json.dumps({"error": refusal.problem}).encode()
-            await self.plain(refusal.status, body, {"content-type": "application/json", "connection": "close"})
+            body = refusal.problem if self._plain else json.dumps({"error": refusal.problem})
+            kind = "text/plain; charset=utf-8" if self._plain else "application/json"
+            await self.plain(refusal.status, body.encode(), {"content-type": kind, "connection": "close"})
 
     async def plain(self, status: HTTPStatus, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """A whole answer."""
@@ -399,6 +420,11 @@ def _headers(scope: Scope) -> dict[str, str]:
         key = name.decode("latin-1").lower()
         found[key] = f"{found[key]}, {value.decode('latin-1')}" if key in found else value.decode("latin-1")
     return found
+
+
+def _is_looked_at(scope: Scope) -> bool:
+    """Whether a browser shows the answer to a person."""
+    return scope["type"] == "http" and "text/html" in _headers(scope).get("accept", "")
 
 
 def _equal_secrets(given: str, known: str) -> bool:

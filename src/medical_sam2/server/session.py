@@ -190,10 +190,11 @@ class Session:
             state = self._expect(version, idle=True)
             if not state.fresh:
                 raise InvalidRequest("there is nothing new to track; click on a structure first")
-            self.job = TrackingJob(lambda job: self._track(job, state, views)).start()
+            place = self.history.place
+            self.job = TrackingJob(lambda job: self._track(job, state, place, views)).start()
             return self.job
 
-    def _track(self, job: TrackingJob, state: State, views: str) -> JobEvent:
+    def _track(self, job: TrackingJob, state: State, place: int, views: str) -> JobEvent:
         done, frames = 0, list[TrackedFrame]()
         with self._lock:
             before, labels, version = self._result(state), self._labels(), self.history.version
@@ -223,10 +224,10 @@ class Session:
                     raise
                 reached = state.reached({label for _, _, masks in frames for label in masks})
                 result = self._stopped(reached, before, frames)
-                self._keep(reached, give_back(result, shown, claims))
+                self._keep(reached, place, give_back(result, shown, claims))
                 return JobEvent("done", done, done, message="; ".join(result.warnings))
             job.report(JobEvent("frame", done, done))
-            self._keep(state, give_back(result, shown, claims))
+            self._keep(state, place, give_back(result, shown, claims))
         finally:
             with self._lock:
                 self._drawn = None
@@ -243,19 +244,19 @@ class Session:
                 draw_label(self.image.frame_labels(labels, plane, t), label, mask, {0, label})
         new = {label for _, _, masks in frames for label in masks}
         rows = tuple(row for row in before.rows if row.object not in new) if before else ()
-        said = (
-            f"stopped after {say_count(len(frames), 'frame')}, kept as tracked; a click on one of the others goes on from there"
-        )
+        count = say_count(len(frames), "slice" if isinstance(self.image, SessionVolume) else "image")
+        said = f"stopped after {count}, kept as tracked; a click on one of the others goes on from there"
         return SessionResult(labels, rows, None, (*told_of_others(before.warnings if before else (), new), said))
 
     # The file is on the disk before the journal names it, and those that no state names any more go after.
-    def _keep(self, state: State, result: SessionResult) -> None:
+    def _keep(self, state: State, place: int, result: SessionResult) -> None:
         number = self._save(result)
         earlier = state.tracked.labels if state.tracked else frozenset[int]()
         labels = earlier | {gesture.label for gesture in state.gestures}
         tracked = ResultRecord(number, frozenset(gesture.id for gesture in state.gestures), labels)
         with self._lock:
-            self._journal.write(Step(self.history.version + 1, "track", tracked=tracked))
+            begun = place if place < self.history.place else None
+            self._journal.write(Step(self.history.version + 1, "track", tracked=tracked, begun=begun))
             self._remove_unnamed()
             present = frozenset(each.label for each in self.history.state.structures)
             self._cached = (number, present, result) if tracked.labels <= present else None

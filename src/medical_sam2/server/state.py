@@ -176,6 +176,7 @@ class Step:
     gesture: Gesture | None = None  # that was made
     tracked: ResultRecord | None = None  # the result of tracking, or of an edit that has one
     structures: tuple[Structure, ...] | None = None  # all that are there after an edit, in their order
+    begun: int | None = None  # place of the state that was tracked, where more was done meanwhile
     at: int = 0  # when, in seconds since 1970; 0 where that was not written
 
 
@@ -221,6 +222,12 @@ class History:
                 raise InvalidRequest(f"there is nothing to {step.kind}")
             place = self.place + (1 if step.kind == "redo" else -1)
             return replace(self, version=step.version, place=place, changed=step.at)
+        if step.begun is not None and not (step.kind == "track" and 0 <= step.begun < self.place):
+            raise InvalidRequest("nothing was done while the step was tracked")
+        if step.begun is not None:  # what was done while it was tracked comes after the result, and is taken back before it
+            first, later = self.states[: step.begun + 1], self.states[step.begun + 1 : self.place + 1]
+            states = (*first, *(changed(each, step) for each in (first[-1], *later)))
+            return History(step.version, states, len(states) - 1, step.at)
         kept = self.states[: self.place + (step.kind != "name" or not self.added)]
         states = (*kept, changed(self.state, step))
         return History(step.version, states, len(states) - 1, step.at)
@@ -300,6 +307,8 @@ def to_json(step: Step) -> dict[str, Any]:
     if step.tracked:
         included, labels = sorted(step.tracked.included), sorted(step.tracked.labels)
         line["tracked"] = {"number": step.tracked.number, "heard": included, "labels": labels}
+    if step.begun is not None:
+        line["begun"] = step.begun
     return line
 
 
@@ -313,6 +322,7 @@ def from_json(line: Mapping[str, Any]) -> Step:
         _gesture(gesture) if gesture else None,
         ResultRecord(tracked["number"], frozenset(tracked["heard"]), frozenset(tracked["labels"])) if tracked else None,
         tuple(Structure(**each) for each in line["structures"]) if "structures" in line else None,
+        int(line["begun"]) if "begun" in line else None,
         int(line.get("at", 0)),
     )
 
