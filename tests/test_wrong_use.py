@@ -105,7 +105,7 @@ USES: dict[str, tuple[Use, str]] = {
     "half slices": (lambda s, p, r, c: SliceRange(8.5, 14), r"^slices 8\.5 to 14 are none; give the first and the last, whole"),
     "size in words": (
         lambda s, p, r, c: Segmenter.from_pretrained(image_size="256"),
-        r"^no network takes images of '256' pixels \(a str\); give a whole number",
+        r"^no network takes images of '256' pixels \(a str\); give a multiple of 32",
     ),
     "outlines of images": (
         lambda s, p, r, c: [*s.segment_images([grey()], {0: {1: grey() > 9}})],

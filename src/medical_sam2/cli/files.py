@@ -275,7 +275,7 @@ Saver = Callable[[Path], Sequence[str] | None]
 """Writes a file; may return lines that say what it does not hold."""
 
 
-class Writing:
+class OutputWriter:
     """Files that are written one by one: what cannot be is noted, and costs no other.
 
     Args:
@@ -314,7 +314,7 @@ def write(
     report: Mapping[str, Any],
     *,
     objects: Sequence[int],
-) -> Writing:
+) -> OutputWriter:
     """All files that were requested, as far as they can be written.
 
     The labels come last, so that after a run that was killed they are there only if all else is; but where there is no room
@@ -327,11 +327,11 @@ def write(
     beside = [*_savers(outputs, volume, found, prompts), *_map_savers(outputs, volume, found, objects)]
     fresh = [file for file in map(Path, list_outputs(outputs, objects, found)) if not file.exists()]
     try:
-        done = Writing()
+        done = OutputWriter()
         done.save([*beside, *_report_saver(outputs, report, done), *labels])
         if any(file in done.failed for file, _ in labels):
             _remove(fresh)
-            done = Writing()
+            done = OutputWriter()
             done.save([*labels, *beside, *_report_saver(outputs, report, done)])
     except BaseException:
         _remove(fresh)
@@ -390,7 +390,7 @@ def _savers(
         yield outputs.statistics, _text(table)
 
 
-def _report_saver(outputs: OutputOptions, report: Mapping[str, Any], done: Writing) -> Iterator[tuple[Path, Saver]]:
+def _report_saver(outputs: OutputOptions, report: Mapping[str, Any], done: OutputWriter) -> Iterator[tuple[Path, Saver]]:
     """The report, which tells what became of the files before it."""
     if outputs.report is not None:
         yield outputs.report, _text(lambda _: as_json(done.correct(report)))

@@ -85,7 +85,7 @@ def segment(
     return _tell_result(facts, done, json=json)
 
 
-def _tell_result(facts: Mapping[str, Any], done: files.Writing, *, json: bool) -> int:
+def _tell_result(facts: Mapping[str, Any], done: files.OutputWriter, *, json: bool) -> int:
     """What came out, what files do not hold of it, and which could not be written; the exit code."""
     facts = done.correct(facts)
     report.print_review(facts["look_here"])

@@ -18,7 +18,7 @@ from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import (
     Saver,
     SetOutputOptions,
-    Writing,
+    OutputWriter,
     as_json,
     check_memory_for_libraries,
     check_place,
@@ -228,7 +228,7 @@ class _SetRun:
     start: float = field(default_factory=time.perf_counter)
     notes: Sequence[str] = ()
     records: dict[int, LabelMapRecord] = field(default_factory=dict[int, LabelMapRecord])
-    writing: Writing = field(default_factory=Writing)
+    writing: OutputWriter = field(default_factory=OutputWriter)
     code: int = 0
 
     def tables(self) -> dict[str, Path]:

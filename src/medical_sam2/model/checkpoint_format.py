@@ -239,8 +239,7 @@ def check_image_size(size: Any) -> int:
     """The size, if a network can take it; raises WeightsError if it is too small, too large or no multiple of 32."""
     if not isinstance(size, int) or size % STEP or not SMALLEST <= size <= LARGEST:
         given = f"{size} pixels" if isinstance(size, int) else f"{size!r} pixels (a {type(size).__name__})"
-        remedy = f"give a whole number, a multiple of {STEP} from {SMALLEST} to {LARGEST}"
-        raise WeightsError(f"no network takes images of {given}", remedy)
+        raise WeightsError(f"no network takes images of {given}", f"give a multiple of {STEP} from {SMALLEST} to {LARGEST}")
     return size
 
 
