@@ -16,9 +16,9 @@ from medical_sam2 import preview
 from medical_sam2.batch.fingerprint import LabelMapRecord, hash_files, read_record, record_text
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import (
+    OutputWriter,
     Saver,
     SetOutputOptions,
-    OutputWriter,
     as_json,
     check_memory_for_libraries,
     check_place,
