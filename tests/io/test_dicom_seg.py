@@ -251,7 +251,7 @@ def test_the_ground_of_a_label_map_is_no_object(tmp_path: Path) -> None:
     assert [(outline.label, outline.name) for outline in found] == [(1, "part 1"), (2, "part 2")]
     assert all((outline.inside == (outline.label == labels.T)).all() for outline in found)
     np.testing.assert_array_equal(io.load_labels(path, volume).array, labels.T)
-    assert [outline.label for outline in io.load_described(path, volume)[1]] == [1, 2]
+    assert [outline.label for outline in io.load_named_labels(path, volume)[1]] == [1, 2]
 
 
 def test_a_segment_0_that_is_no_ground_is_refused(tmp_path: Path) -> None:

@@ -121,12 +121,12 @@ def test_labels_and_what_they_are_called_are_read_at_once(tmp_path: Path, monkey
     apart, reads, read = np.roll(LESION, -5, axis=0), list[Path](), nrrd.read
     path = write(tmp_path / "a.seg.nrrd", [LIVER + 2 * apart], ((0, 1, "liver"), (0, 2, "lesion")))
     monkeypatch.setattr(nrrd, "read", lambda file, options: [reads.append(file), read(file, options)][1])
-    labels, described = io.load_described(path, IMAGE)
+    labels, described = io.load_named_labels(path, IMAGE)
     assert reads == [path]
     np.testing.assert_array_equal(labels.array, LIVER + 2 * apart)
     assert [(each.label, each.name, each.inside.size) for each in described] == [(1, "liver", 0), (2, "lesion", 0)]
     with pytest.raises(PromptError, match="the segmentation is empty"):
-        io.load_described(write(tmp_path / "b.seg.nrrd", [LIVER & ~LIVER], BOTH[:1]), IMAGE)
+        io.load_named_labels(write(tmp_path / "b.seg.nrrd", [LIVER & ~LIVER], BOTH[:1]), IMAGE)
 
 
 def test_rules_hold_for_segments_too(tmp_path: Path) -> None:

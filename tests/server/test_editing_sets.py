@@ -178,7 +178,7 @@ def test_holes_islands_and_small_parts(gallery: Gallery, steps: dict[str, Any]) 
     assert ((gallery.labels[2] == 1) == ring(2)).all()
 
 
-def test_a_hole_that_is_another_maskstays_its_own(gallery: Gallery) -> None:
+def test_a_hole_that_is_another_one_stays_its_own(gallery: Gallery) -> None:
     gallery.do("structures")
     gallery.draw(3, hole := patch(22, 26, 16, 20), 0)
     gallery.track()
@@ -211,7 +211,7 @@ def test_what_is_left_out_of_an_image_has_no_confidence_there(gallery: Gallery) 
         ("merge", {"into": 9}, "no structure 9"),
     ],
 )
-def test_what_makes_no_sense_in_a_set_is_refused_in_maskline(
+def test_what_makes_no_sense_in_a_set_is_refused_in_one_line(
     gallery: Gallery, path: str, form: dict[str, Any], said: str
 ) -> None:
     before = gallery.state
@@ -308,7 +308,7 @@ def has(gallery: Gallery, label: int, mask: NDArray[np.bool_], t: int = 0) -> No
         assert ((gallery.labels[t] == label) == mask).all()
 
 
-def test_what_another_maskgives_up_comes_back_to_the_edited_one(greedy: Gallery) -> None:
+def test_what_another_one_gives_up_comes_back_to_the_edited_one(greedy: Gallery) -> None:
     greedy.click(2, FIRST, new=False)
     has(greedy, 1, patch(0, 0, 0, 0))
     has(greedy, 2, ring(0))
@@ -321,7 +321,7 @@ def test_what_another_maskgives_up_comes_back_to_the_edited_one(greedy: Gallery)
     has(greedy, 1, ring(0))
 
 
-def test_it_comes_back_later_too_and_when_the_other_maskis_removed(greedy: Gallery) -> None:
+def test_it_comes_back_later_too_and_when_the_other_one_is_removed(greedy: Gallery) -> None:
     taken, kept = ring(0) & patch(0, 26, 0, 64), ring(0) & patch(26, 64, 0, 64)
     greedy.click(3, FIRST)
     greedy.draw(3, taken, 0)  # over what the click took, and it keeps this
@@ -364,7 +364,7 @@ def test_its_own_gesture_is_no_loss(greedy: Gallery) -> None:
     has(greedy, 1, own)
 
 
-def test_who_takes_of_another_maskis_told(greedy: Gallery) -> None:
+def test_who_takes_of_another_one_is_told(greedy: Gallery) -> None:
     place: dict[str, Any] = {"label": 2, "plane": "image", "t": 0, "kind": "points", "points": [FIRST], "positive": [True]}
     (told,) = greedy.do("say", **place)["notes"]
     assert f"object 2 took {ring(0).sum()} pixels of object 1: " in told

@@ -328,9 +328,9 @@ def _contradictions(rows: Sequence[tuple[TableRow, tuple[Prompt, ...]]], grid: V
 
 
 def _check_together(one: Prompt, other: Prompt, grid: Volume) -> None:
+    if is_solid_box(one) != is_solid_box(other):  # whose rectangle gives way to what says more
+        return
     for view in THREE_VIEWS:
         ours, theirs = (prompt.project(view, grid.shape, grid.orientation) for prompt in (one, other))
-        if is_solid_box(one) != is_solid_box(other):  # whose rectangle gives way to what says more
-            continue
         for t in ours.keys() & theirs.keys():
             ours[t].joined(theirs[t], one.object, f"one {view.name} slice")

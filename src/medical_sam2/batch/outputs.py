@@ -188,7 +188,7 @@ def measure_again(
 
 def _count_objects(known: Iterable[FoundObject], labels: Path, like: Volume) -> tuple[FoundObject, ...]:
     """Those that are known and those that somebody added, with the voxels that they have in a file of labels."""
-    volume, described = io.load_described(labels, like)
+    volume, described = io.load_named_labels(labels, like)
     array: NDArray[Any] = volume.array
     counts = {label: int(np.count_nonzero(array[box] == label)) for label, box in object_boxes(array).items()}
     own = {each.label: each for each in known}

@@ -164,7 +164,7 @@ def _read_earlier(file: Path, image: Volume) -> tuple[Volume, list[Outline]]:
     """The result that is corrected, and its objects' names; --frame is of the image, and picks none of its time points."""
     try:
         with files.naming(file):
-            return io.load_described(file, image)
+            return io.load_named_labels(file, image)
     except AmbiguousError as error:
         if not any("--frame" in choice for choice in error.choices):
             raise

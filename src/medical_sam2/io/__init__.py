@@ -183,7 +183,7 @@ def load_segmentation(path: str | os.PathLike[str], like: Volume, rule: MaskRule
     return Segmentation(flat, like.affine, names, layers=overlapping, colours=colours, image=like)
 
 
-def load_described(path: str | os.PathLike[str], like: Volume) -> tuple[Volume, list[Outline]]:
+def load_named_labels(path: str | os.PathLike[str], like: Volume) -> tuple[Volume, list[Outline]]:
     """Read labels as `load_labels` does, and what they, or a table beside them, call their objects, and in which colours.
 
     The outlines hold no voxels: the labels tell where objects are.

@@ -55,12 +55,12 @@ class MetaOrigin:
 
 def read(path: Path, options: Options) -> Loaded:
     """Read a MetaImage file; raises as `medical_sam2.io.load` does."""
-    return voxels.load_described(path, options, _describe)
+    return voxels.load_by_header(path, options, _describe)
 
 
 def read_grid(path: Path, options: Options) -> Volume:
     """A volume of zeros in the grid of a file; raises as `read` does, as far as the header tells."""
-    return voxels.empty_described(path, options, _describe)
+    return voxels.empty_by_header(path, options, _describe)
 
 
 def _describe(content: Content, _: Options, notes: list[str]) -> tuple[voxels.VoxelLayout, NDArray[np.float64], MetaOrigin]:

@@ -51,12 +51,12 @@ VECTORS = {"complex", "quaternion", "2-vector", "3-vector", "4-vector", "3-gradi
 
 def read(path: Path, options: Options) -> Loaded:
     """Read an NRRD file; raises as `medical_sam2.io.load` does."""
-    return voxels.load_described(path, options, _describe)
+    return voxels.load_by_header(path, options, _describe)
 
 
 def read_grid(path: Path, options: Options) -> Volume:
     """A volume of zeros in the grid of a file; raises as `read` does, as far as the header tells."""
-    return voxels.empty_described(path, options, _describe)
+    return voxels.empty_by_header(path, options, _describe)
 
 
 def _describe(content: Content, options: Options, notes: list[str]) -> tuple[voxels.VoxelLayout, NDArray[np.float64], None]:

@@ -117,7 +117,7 @@ Describe = Callable[[Content, Options, list[str]], tuple[VoxelLayout, NDArray[np
 """What a header says: how voxels are stored, where they lie (index → RAS mm), and the reader's own notes for a writer."""
 
 
-def load_described(path: Path, options: Options, describe: Describe) -> Loaded:
+def load_by_header(path: Path, options: Options, describe: Describe) -> Loaded:
     """Read the voxels that a text header describes and make them a volume."""
     with open_content(path) as content:
         notes: list[str] = []
@@ -139,8 +139,8 @@ def load_described(path: Path, options: Options, describe: Describe) -> Loaded:
     return Loaded(array, affine, source=path, warnings=(*notes, *shear_warning(affine)), origin=origin)
 
 
-def empty_described(path: Path, options: Options, describe: Describe) -> Volume:
-    """Zeros in the grid that a text header describes; raises what `load_described` does, as far as the header tells."""
+def empty_by_header(path: Path, options: Options, describe: Describe) -> Volume:
+    """Zeros in the grid that a text header describes; raises what `load_by_header` does, as far as the header tells."""
     with open_content(path) as content:
         layout, affine, _ = describe(content, options, [])
     pick_frame(layout.frames, options.frame, path)
