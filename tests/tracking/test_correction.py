@@ -75,9 +75,10 @@ def test_what_has_no_like_on_the_slice_nearer_to_the_click_stays() -> None:
     earlier = truth.copy()
     earlier[0:2, 3:9, 10:17] = 1  # a leak
     earlier[2, 3:9, 17:] = 0  # taken away by hand, where the leak ends
-    found = correct(volume, [Point((1, 5, 12), positive=False), Point((4, 5, 12))], earlier)
-    assert (found.labels[:, :, :17] == truth[:, :, :17]).all()
-    assert (found.labels[:, :, 17:] == earlier[:, :, 17:]).all()
+    for prompts in ([Point((1, 5, 12), positive=False), Point((4, 5, 12))], [Box((2, 3, 12), (5, 8, 12))]):
+        found = correct(volume, prompts, earlier)  # clicks have a reach, a box has none
+        assert (found.labels[:, :, :17] == truth[:, :, :17]).all()
+        assert (found.labels[:, :, 17:] == earlier[:, :, 17:]).all()
 
 
 def test_slices_between_two_clicks_are_mended() -> None:
