@@ -190,11 +190,11 @@ def test_images_that_cannot_be_read_are_left_out_and_named(person: Person, tmp_p
     expect(page.locator(".tile")).to_have_count(3)
     expect(page).to_have_title(re.compile(r"^polyps · "))
     warning = page.locator(".bar .warning")
-    expect(warning).to_contain_text("1 of 4 images left out: person 1.png (")
+    expect(warning).to_contain_text("2 of 5 files left out: notes.txt (no picture), person 1.png (")
     page.get_by_role("button", name="Image 2", exact=True).click()
     expect(page.locator(".view.image .counter")).to_contain_text("2 / 3 · person 2.png")
     page.reload()
-    expect(warning).to_contain_text("1 of 4 images left out: person 1.png (")
+    expect(warning).to_contain_text("2 of 5 files left out: notes.txt (no picture), person 1.png (")
     page.get_by_role("button", name="Medical SAM 2").click()
     page.locator("#files").set_input_files(sorted(folder.glob("person *.png"))[1:])  # the broken one first
     expect(page).to_have_title(re.compile(r"^person 2\.png and 1 more · "))

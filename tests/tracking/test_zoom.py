@@ -169,6 +169,22 @@ def test_where_a_click_hits_nothing_the_whole_frame_is_shown() -> None:
     assert region_for(stack.canvas, box) is None
 
 
+@pytest.mark.parametrize(("near", "box"), [(0.9, (98.0, 98.0, 109.0, 109.0)), (0.4, (80.0, 80.0, 149.0, 149.0))])
+def test_a_click_beside_an_outline_of_another_slice_may_mean_something_larger(near: float, box: tuple[float, ...]) -> None:
+    """A small outline, as near an object's end, must not decide how much of a larger section can be seen."""
+    canvas, outline = Canvas((400, 300)), np.zeros((400, 300), bool)
+    outline[100:108, 100:108] = True
+
+    def look(region: Region | None, t: int, said: FramePrompt) -> tuple[NDArray[np.bool_], float]:
+        mask, small = np.zeros((400, 300), bool), region is not None and region.width < 40
+        mask[(slice(98, 110),) * 2 if small else (slice(80, 150),) * 2] = True
+        return mask, near if small else 0.5
+
+    prompts = {0: FramePrompt.mask(outline), 5: FramePrompt.click(105, 105)}
+    assert object_box(canvas, prompts, look) == box
+    assert object_box(canvas, {**prompts, 5: FramePrompt.click(105, 105, positive=False)}, look) == box_of(outline)
+
+
 def test_objects_alike_share_a_region_and_others_do_not() -> None:
     volume, _ = cone()
     stack = FrameStack(volume, AXIAL, Window(0, 1), 64)

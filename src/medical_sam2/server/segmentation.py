@@ -275,10 +275,18 @@ class SessionVolume:
         return report
 
     def _rows(self, found: Segmentation) -> tuple[SliceConfidence, ...]:
-        """Confidences with the plane's name and its frame in place of the view and the slice of the file."""
-        planes = [View(row.view).name for row in found.confidence]
-        pairs = zip(found.confidence, planes, strict=True)
-        return tuple(replace(row, view=plane, slice=self.frame_index(plane, row.slice)) for row, plane in pairs)
+        """Confidences with the plane's name and its frame in place of the view and the slice of the file.
+
+        Views in opposite directions show the same frames of a plane: of two such rows the one that knows most stays.
+        """
+        known = dict[tuple[int, str, int], SliceConfidence]()
+        for row in found.confidence:
+            plane = View(row.view).name
+            shown = replace(row, view=plane, slice=self.frame_index(plane, row.slice))
+            known[shown.key] = max(
+                known.get(shown.key, shown), shown, key=lambda x: (x.prompted, x.source == "consensus", x.confidence)
+            )
+        return tuple(known.values())
 
     def frame_index(self, plane: str, index: int) -> int:
         """The frame that shows a slice of the file; its own inverse, as `slice_index`."""

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
@@ -164,7 +164,7 @@ class WorkerProcesses:
 
     @contextmanager
     def _one(self) -> Iterator["subprocess.Popen[bytes]"]:
-        command = [sys.executable, "-m", MODULE]
+        command = [sys.executable, "-P", "-m", MODULE]  # a module that lies where the server was started is nobody's
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with self._lock:
             if self._ended:
@@ -348,9 +348,11 @@ def _under(path: str, home: str) -> bool:
 def _read(source: Path, reading: ReadingOptions) -> Volume | tuple[io.Picture, ...]:
     path = _main_file(source)
     if path.is_dir() and not isinstance(reading.series, str):
-        endings = registry.suffixes("picture")
-        if pictures := {file: n for file, n in _numbered(path).items() if file.suffix.lower() in endings}:
-            return _read_pictures(pictures)
+        endings, files = registry.suffixes("picture"), _numbered(path)
+        if any(file.suffix.lower() in endings for file in files):
+            return _read_pictures(files, endings)
+        if len(volumes := _volumes_of_files(files)) > 1:
+            raise FormatError(f"each of these files is a volume: {list_first(volumes)}", "open one at a time")
     return io.read(path, frame=reading.frame, series=reading.series, allow_gap=reading.allow_gap)
 
 
@@ -360,18 +362,33 @@ def _numbered(folder: Path) -> dict[Path, int]:
     return {file: number for number, file in enumerate(files, 1)}
 
 
-def _read_pictures(files: Mapping[Path, int]) -> tuple[io.Picture, ...]:
+def _volumes_of_files(files: Mapping[Path, int]) -> list[str]:
+    """The files that hold a volume each, by their numbers; none where one is DICOM, of which a series has many."""
+    volumes = list[str]()
+    for file, number in files.items():
+        with suppress(InputError):
+            found = registry.recognise(file)
+            if found is registry.DICOM:
+                return []
+            if found is not None and found.kind == "volume":
+                volumes.append(f"file {number}")
+    return volumes
+
+
+def _read_pictures(files: Mapping[Path, int], endings: Collection[str]) -> tuple[io.Picture, ...]:
     """The pictures of these files that can be read, as `segment-images` takes them; the first tells by numbers which cannot."""
     found, left = list[io.Picture](), list[str]()
     for file, number in files.items():
         try:
+            if file.suffix.lower() not in endings:
+                raise FormatError("no picture")
             found += io.load_pictures(file)
         except InputError as error:
             left.append(f"file {number} ({error.problem})")
     if left and not found:
         raise FormatError(f"no image can be read: {list_first(left)}", "copy or download them again")
     if left:
-        told = f"{len(left)} of {say_count(len(files), 'image')} left out: {list_first(left)}"
+        told = f"{len(left)} of {say_count(len(files), 'file')} left out: {list_first(left)}"
         found[0] = replace(found[0], warnings=(told, *found[0].warnings))
     return tuple(found)
 

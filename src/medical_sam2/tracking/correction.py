@@ -11,7 +11,7 @@ Shapes: I J K voxels, T frames, H W frame.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import cast
 
 import numpy as np
@@ -25,7 +25,7 @@ from medical_sam2.io.voxels import grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import FramePrompt, Point, Prompt, is_solid_box, voxel_of
 from medical_sam2.strokes import only_takes_away
-from medical_sam2.tracking.frames import Region, around_all, box_of, pixels_of, prompt_extent, region_for
+from medical_sam2.tracking.frames import Region, around_all, box_of, clicked_boxes, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.limits import hold_settled
 from medical_sam2.tracking.plan import Group, check_named, listed_prompts, refuse_blank
 from medical_sam2.tracking.view_tracker import FrameTime
@@ -307,10 +307,15 @@ def _correct_object(tracker: GroupTracker, what: _CorrectedObject) -> None:
 
 def _region_of(tracker: GroupTracker, what: _CorrectedObject) -> Region | None:
     """What is shown: around all that the object was, and all its prompts."""
+    if not tracker.config.zoom:
+        return None
+    canvas = tracker.view_tracker.frames(what.view).canvas
     boxes = [prompt_extent(prompt) for prompt in what.prompts.values()]
     if what.old_thw.any():
         boxes.append(box_of(np.any(what.old_thw, axis=0)))
-    return region_for(tracker.view_tracker.frames(what.view).canvas, around_all(boxes), AROUND) if tracker.config.zoom else None
+    region, clicked = region_for(canvas, around_all(boxes), AROUND), {t: what.new[t] for t in what.new if not what.old_thw[t].any()}
+    boxes += clicked_boxes(canvas, clicked, region, partial(tracker.view_tracker.ask, what.view))
+    return region_for(canvas, around_all(boxes), AROUND)
 
 
 def _track_one_way(

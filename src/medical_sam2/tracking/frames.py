@@ -158,14 +158,28 @@ def _place_span(middle: float, side: float, offset: float, length: int) -> tuple
 
 
 def object_box(canvas: Canvas, prompts: Mapping[int, FramePrompt], ask: AskNetwork) -> BoxXyxy:
-    """The box of an object by its prompts (frame → prompt), or as the network takes its clicks."""
+    """The box of an object by its prompts (frame → prompt), and as the network takes its clicks."""
     boxes = [prompt_extent(prompt) for prompt in prompts.values()]
-    if all(_drawn_box(prompt) is None for prompt in prompts.values()):
+    if any(_drawn_box(prompt) is not None for prompt in prompts.values()):
+        boxes += clicked_boxes(canvas, prompts, region_for(canvas, around_all(boxes)), ask)
+    else:
         t = next((t for t, prompt in prompts.items() if prompt.labels.any()), next(iter(prompts)))
         clicked, _ = answer_clicks(canvas, t, prompts[t], ask)
         height, width = canvas.shape_hw
         boxes.append(box_of(clicked) if clicked.any() else (0.0, 0.0, width - 1.0, height - 1.0))
     return around_all(boxes)
+
+
+def clicked_boxes(
+    canvas: Canvas, prompts: Mapping[int, FramePrompt], region: Region | None, ask: AskNetwork
+) -> list[BoxXyxy]:
+    """What the network takes clicks inside for on frames where nothing else was drawn, shown this region or others.
+
+    An outline near the end of an object says little of how large it is where somebody clicks.
+    """
+    alone = {t: prompt for t, prompt in prompts.items() if prompt.labels.any() and _drawn_box(prompt) is None}
+    found = [answer_clicks(canvas, t, prompt, ask, [region])[0] for t, prompt in alone.items()]
+    return [box_of(mask) for mask in found if mask.any()]
 
 
 def prompt_extent(prompt: FramePrompt) -> BoxXyxy:
@@ -202,8 +216,14 @@ def group_regions(canvas: Canvas, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Re
     return list(regions.items())
 
 
-def answer_clicks(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -> tuple[NDArray[np.bool_], float]:
-    """What clicks hit: of several regions' answers the one that is sure, and that the others agree with; and how sure it is."""
+def answer_clicks(
+    canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork, also: Sequence[Region | None] = ()
+) -> tuple[NDArray[np.bool_], float]:
+    """What clicks hit: of several regions' answers the one that is sure, and that the others agree with; and how sure it is.
+
+    Args:
+        also: regions that are asked beside the usual ones.
+    """
     height, width = canvas.shape_hw
     clicked = around_all(_click_boxes(prompt))
     mm = min(height * canvas.pixel_hw[0], width * canvas.pixel_hw[1])
@@ -220,7 +240,7 @@ def answer_clicks(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) 
     def around(share: float) -> Region | None:
         return canvas.around(clicked, max(share * mm / (_longer_side(clicked) * max(canvas.pixel_hw)), MARGIN))
 
-    best, sure = asked([None, around(SCALE)])
+    best, sure = asked([None, around(SCALE), *also])
     if not best.any() or _longer_side(box_of(best)) * max(canvas.pixel_hw) < SMALL * mm:
         return asked([around(NEAR)])
     return best, sure
