@@ -47,4 +47,8 @@ def test_a_frame_that_views_in_opposite_directions_show_has_one_row() -> None:
         SliceConfidence(2, codes[1], 3, 0.3, 9),
     ]
     found = one._rows(Segmentation(np.zeros((4, 5, 6), np.uint8), np.eye(4), confidence=tuple(rows)))
-    assert [(row.object, row.view, row.confidence) for row in found] == [(1, "axial", 0.4), (1, "axial", 0.6), (2, "axial", 0.3)]
+    assert [(row.object, row.view, row.confidence) for row in found] == [
+        (1, "axial", 0.4),
+        (1, "axial", 0.6),
+        (2, "axial", 0.3),
+    ]

@@ -12,7 +12,10 @@ from medical_sam2.metrics import dice
 from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.correction import distance_to_border
+from medical_sam2.tracking.frames import Region
+from medical_sam2.tracking.view_tracker import ViewTracker
 from medical_sam2.tracking.volume_tracker import FrameDone
+from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume
 from tests.phantoms import segmenter
 
@@ -95,6 +98,30 @@ def test_a_missing_end_is_found() -> None:
     found = correct(volume, [Point((4, 5, 30))], earlier)
     assert ((found.labels == 1) == (truth == 1)).all()
     assert ((found.labels == 2) == (earlier == 2)).all()
+
+
+def test_a_click_on_a_slice_without_the_object_is_seen_as_large_as_the_network_takes_it_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was found of the object, or hardly anything, does not decide how much of a slice is shown."""
+    volume = Volume(np.where(np.indices((90, 90, 9)).min(0) >= 0, 0.8, 0.2), np.eye(4))
+    earlier = np.zeros(volume.shape, np.uint8)
+    earlier[40:44, 40:44, 0] = 1
+    shown, track_frames, large = list[Region | None](), ViewTracker.track_frames, np.zeros((90, 90), bool)
+    large[20:60, 20:60] = True
+
+    def watch(self: ViewTracker, view: View, prompts: Any, order: Any, banks: Any, region: Region | None) -> Any:
+        shown.append(region)
+        return track_frames(self, view, prompts, order, banks, region)
+
+    monkeypatch.setattr(ViewTracker, "track_frames", watch)
+    for sure, larger in ((0.9, True), (0.4, False)):
+        monkeypatch.setattr(ViewTracker, "ask", lambda *a, sure=sure: (large, 0.4 if a[2] and a[2].width < 28 else sure))
+        shown.clear()
+        correct(volume, [Point((42, 42, 6))], earlier)
+        (region, *_) = shown
+        assert region
+        assert (region.width >= 40) == larger
 
 
 def test_a_new_object_joins_the_earlier_ones_whatever_its_label() -> None:

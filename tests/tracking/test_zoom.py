@@ -169,7 +169,7 @@ def test_where_a_click_hits_nothing_the_whole_frame_is_shown() -> None:
     assert region_for(stack.canvas, box) is None
 
 
-@pytest.mark.parametrize(("near", "box"), [(0.9, (98.0, 98.0, 109.0, 109.0)), (0.4, (80.0, 80.0, 149.0, 149.0))])
+@pytest.mark.parametrize(("near", "box"), [(0.45, (100.0, 100.0, 107.0, 107.0)), (0.4, (80.0, 80.0, 149.0, 149.0))])
 def test_a_click_beside_an_outline_of_another_slice_may_mean_something_larger(near: float, box: tuple[float, ...]) -> None:
     """A small outline, as near an object's end, must not decide how much of a larger section can be seen."""
     canvas, outline = Canvas((400, 300)), np.zeros((400, 300), bool)

@@ -313,7 +313,8 @@ def _region_of(tracker: GroupTracker, what: _CorrectedObject) -> Region | None:
     boxes = [prompt_extent(prompt) for prompt in what.prompts.values()]
     if what.old_thw.any():
         boxes.append(box_of(np.any(what.old_thw, axis=0)))
-    region, clicked = region_for(canvas, around_all(boxes), AROUND), {t: what.new[t] for t in what.new if not what.old_thw[t].any()}
+    region = region_for(canvas, around_all(boxes), AROUND)
+    clicked = {t: prompt for t, prompt in what.new.items() if not what.old_thw[t].any()}
     boxes += clicked_boxes(canvas, clicked, region, partial(tracker.view_tracker.ask, what.view))
     return region_for(canvas, around_all(boxes), AROUND)
 

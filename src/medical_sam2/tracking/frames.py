@@ -39,6 +39,7 @@ SCALE = 0.31  # side of the region around a click, as a share of the frame's sho
 NEAR = 0.1  # of a further one, for objects whose longer side is below this share of it:
 SMALL = 0.13
 AGREEMENT = 0.5  # weight of the mean Dice with the other answers beside the predicted IoU
+SURER = 0.08  # by how much the predicted IoU of a click must rise for another region than that of what is outlined elsewhere
 
 
 @dataclass(frozen=True)
@@ -170,16 +171,18 @@ def object_box(canvas: Canvas, prompts: Mapping[int, FramePrompt], ask: AskNetwo
     return around_all(boxes)
 
 
-def clicked_boxes(
-    canvas: Canvas, prompts: Mapping[int, FramePrompt], region: Region | None, ask: AskNetwork
-) -> list[BoxXyxy]:
-    """What the network takes clicks inside for on frames where nothing else was drawn, shown this region or others.
+def clicked_boxes(canvas: Canvas, prompts: Mapping[int, FramePrompt], region: Region | None, ask: AskNetwork) -> list[BoxXyxy]:
+    """What the network takes clicks inside for on frames where nothing else was drawn, where another region makes it surer.
 
     An outline near the end of an object says little of how large it is where somebody clicks.
     """
-    alone = {t: prompt for t, prompt in prompts.items() if prompt.labels.any() and _drawn_box(prompt) is None}
-    found = [answer_clicks(canvas, t, prompt, ask, [region])[0] for t, prompt in alone.items()]
-    return [box_of(mask) for mask in found if mask.any()]
+    boxes = list[BoxXyxy]()
+    for t, prompt in prompts.items():
+        if prompt.labels.any() and _drawn_box(prompt) is None:
+            mask, sure = answer_clicks(canvas, t, prompt, ask)
+            if mask.any() and sure > ask(region, t, prompt)[1] + SURER:
+                boxes.append(box_of(mask))
+    return boxes
 
 
 def prompt_extent(prompt: FramePrompt) -> BoxXyxy:
@@ -216,14 +219,8 @@ def group_regions(canvas: Canvas, boxes: Mapping[int, BoxXyxy]) -> list[tuple[Re
     return list(regions.items())
 
 
-def answer_clicks(
-    canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork, also: Sequence[Region | None] = ()
-) -> tuple[NDArray[np.bool_], float]:
-    """What clicks hit: of several regions' answers the one that is sure, and that the others agree with; and how sure it is.
-
-    Args:
-        also: regions that are asked beside the usual ones.
-    """
+def answer_clicks(canvas: Canvas, t: int, prompt: FramePrompt, ask: AskNetwork) -> tuple[NDArray[np.bool_], float]:
+    """What clicks hit: of several regions' answers the one that is sure, and that the others agree with; and how sure it is."""
     height, width = canvas.shape_hw
     clicked = around_all(_click_boxes(prompt))
     mm = min(height * canvas.pixel_hw[0], width * canvas.pixel_hw[1])
@@ -240,7 +237,7 @@ def answer_clicks(
     def around(share: float) -> Region | None:
         return canvas.around(clicked, max(share * mm / (_longer_side(clicked) * max(canvas.pixel_hw)), MARGIN))
 
-    best, sure = asked([None, around(SCALE), *also])
+    best, sure = asked([None, around(SCALE)])
     if not best.any() or _longer_side(box_of(best)) * max(canvas.pixel_hw) < SMALL * mm:
         return asked([around(NEAR)])
     return best, sure
