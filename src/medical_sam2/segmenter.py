@@ -34,14 +34,7 @@ from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, check_set_prompts, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import GivenImages, ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken
-from medical_sam2.tracking.plan import (
-    PLANES,
-    by_window,
-    check_named,
-    order_objects,
-    refuse_blank,
-    views_allowed,
-)
+from medical_sam2.tracking.plan import PLANES, by_window, check_named, order_objects, refuse_blank, views_allowed
 from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig

@@ -37,15 +37,7 @@ from medical_sam2.io.labels import fit
 from medical_sam2.io.safe_open import CHUNK
 from medical_sam2.prompts import Box, Point, Prompt
 from medical_sam2.server import Conflict, InvalidRequest, NotFound, Refusal
-from medical_sam2.server.datastore import (
-    FINAL,
-    SENT_AS,
-    STRATEGIES,
-    ActiveLearning,
-    Datastore,
-    LibrarySessions,
-    known_suffix,
-)
+from medical_sam2.server.datastore import FINAL, SENT_AS, STRATEGIES, ActiveLearning, Datastore, LibrarySessions, known_suffix
 from medical_sam2.server.segmentation import SessionImage, SessionImageSet, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
