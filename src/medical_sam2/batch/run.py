@@ -17,10 +17,9 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from medical_sam2 import io
 from medical_sam2.batch import BatchCase, TemplateFiles
@@ -58,7 +57,7 @@ from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
 from medical_sam2.prompts import Box
-from medical_sam2.segmenter import Precision, Segmenter, check_choices
+from medical_sam2.segmenter import Segmenter, check_choices, load_by_settings
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
@@ -139,21 +138,11 @@ class BatchSettings:
 
     def load_segmenter(self) -> Segmenter:
         """The network, on its device; raises what `Segmenter.from_pretrained` does."""
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return Segmenter.from_pretrained(
-            self.weights,
-            device=self.device,
-            precision=cast(Precision, self.precision),
-            image_size=self.image_size,
-            engine=self.engine,
-            pool_memory=self.pool_memory,
-        )
+        return load_by_settings(vars(self))
 
     def check(self) -> None:
         """Refuse what does not exist; raises ConfigError."""
-        names = ("views", "bank", "fusion", "threads", "adapt")
-        check_choices(**{name: getattr(self, name) for name in names})
+        check_choices(**vars(self))
         named_window(self.window)
         self.finishing.check()
 
