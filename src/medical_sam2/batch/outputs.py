@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import io, preview
-from medical_sam2.batch import BatchCase
-from medical_sam2.batch.fingerprint import hash_files
+from medical_sam2.batch import BatchCase, hash_files
 from medical_sam2.data.data_sets import DESCRIPTION, is_data_set
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.intensity_window import Window

@@ -22,8 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medical_sam2 import io
-from medical_sam2.batch import BatchCase, TemplateFiles
-from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, contents, hash_content, hash_files, hash_weights
+from medical_sam2.batch import WITHOUT_EFFECT, BatchCase, TemplateFiles, contents, hash_content, hash_files, hash_weights
 from medical_sam2.batch.outputs import (
     LAYOUTS,
     REPORTS,

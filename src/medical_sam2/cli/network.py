@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, LabelMapRecord, hash_content, hash_files, hash_weights
+from medical_sam2.batch import WITHOUT_EFFECT, LabelMapRecord, hash_content, hash_files, hash_weights
 from medical_sam2.cli.files import OutputOptions, name_notes
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import SetPrompts
