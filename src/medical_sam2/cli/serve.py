@@ -102,16 +102,13 @@ class Keeping:
     most_upload_mb: int = 4096
 
 
-HERE, THIS_MACHINE, AS_USUAL = Reach(), Machine(), Keeping()
-
-
 def serve(
     what: Path | None = None,
     /,
     *,
-    reach: Reach = HERE,
-    machine: Machine = THIS_MACHINE,
-    keeping: Keeping = AS_USUAL,
+    reach: Reach = Reach(),
+    machine: Machine = Machine(),
+    keeping: Keeping = Keeping(),
     window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto",
     format: Annotated[tuple[str, ...], REPEATED] = (),
     pacs: str = "",

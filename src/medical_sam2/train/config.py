@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from medical_sam2.data.cases import SMALLEST
 from medical_sam2.data.clips import Sampling, Strength
 from medical_sam2.errors import ConfigError
 from medical_sam2.model.image_encoders import Insertion
@@ -28,7 +29,7 @@ class Phase:
     clips: int  # of a batch, over all processes
     objects: int = 3  # at most, of each clip
     size: int = 128  # side of the input in pixels
-    smallest: float = 0.00153  # share of the frame under which an object is left out
+    smallest: float = SMALLEST  # share of the frame under which an object is left out
     context: int = 0  # frames tracked between the first and the others without learning from them, so that the bank must choose
 
     def __post_init__(self) -> None:
