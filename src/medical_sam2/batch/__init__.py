@@ -1,14 +1,15 @@
 """Many volumes in one run: cases from a folder or a table, outlined one after the other or by a cluster, each result whole.
 
-Here is what a case is, and where its prompts come from; and what results depend on, as hashes, and what the label map of an
-image keeps of it, so that a later run sees whether what lies there was made likewise: it goes on with it, or refuses to.
-`table` and `cases` say what is to be done, `run` does it, `outputs` says how it lies there; `cluster` spreads it over machines.
+Here is what a case is, and where its prompts come from; how all cases are outlined; and what results depend on, as hashes, and
+what the label map of an image keeps of it, so that a later run sees whether what lies there was made likewise: it goes on with
+it, or refuses to. `table` and `cases` say what is to be done, `run` does it, here or on a cluster, `outputs` says how it lies
+there.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,15 +20,18 @@ from medical_sam2 import io
 from medical_sam2.data.data_sets import stem
 from medical_sam2.errors import InputError, PromptError
 from medical_sam2.intensity_window import Window
-from medical_sam2.io import registry
+from medical_sam2.io import Form, registry
 from medical_sam2.io.labels import AS_DRAWN, MADE_BY, MaskRule
 from medical_sam2.io.prompt_file import NamedPrompts, check_limits_given_once, load_prompts, masks_from
 from medical_sam2.io.safe_open import open_regular
+from medical_sam2.tracking.finishing import FinishingSettings
 from medical_sam2.volume import Volume
 
 if TYPE_CHECKING:
     from medical_sam2.tracking.image_set import ImageMask
 
+READING = ("geometry_from", "frame", "series", "allow_gap")
+TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features", "priority")
 WITHOUT_EFFECT = ("weights", "threads", "device", "features")
 """Settings that results do not depend on, so that a run goes on elsewhere; of weights the content counts, not the name."""
 
@@ -142,6 +146,59 @@ class MaskFile:
     def files(self) -> tuple[Path, ...]:
         """It."""
         return (self.path,)
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How all cases are outlined.
+
+    Args:
+        weights, image_size, device, precision, engine, pool_memory, threads: of the network, see `Segmenter.from_pretrained`.
+        views, bank, fusion, window, islands, consensus, features, priority: see `Segmenter.segment_volume`.
+        whole_slices: show the network whole slices.
+        adapt: seconds of tuning to the outlines of each case.
+        geometry_from, frame, series, allow_gap: how images are read, see `medical_sam2.io.load`.
+        layout: "plain", "bids", "nnunet", or a plug-in.
+        suffix: of the files of labels.
+        format: plug-ins that know further suffixes.
+        finishing: what is done to objects once they are outlined; who is named in it need not be in every case.
+    """
+
+    weights: str = "nano"
+    image_size: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    engine: str = "torch"
+    pool_memory: int | None = None
+    threads: int | None = None
+    features: Path | None = None
+    views: str = "one"
+    bank: str = "self-sorting"
+    fusion: str = "weighted"
+    window: str = "auto"
+    islands: bool = False
+    consensus: bool = True
+    priority: tuple[str, ...] = ()
+    whole_slices: bool = False
+    adapt: float = 0.0
+    geometry_from: Form | None = None
+    frame: int | None = None
+    series: str | None = None
+    allow_gap: bool = False
+    layout: str = "plain"
+    suffix: str = ".nii.gz"
+    format: tuple[str, ...] = ()
+    finishing: FinishingSettings = field(default_factory=FinishingSettings)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `io.load`."""
+        return {name: getattr(self, name) for name in READING}
+
+    @property
+    def tracking(self) -> dict[str, Any]:
+        """Arguments of `Segmenter.segment_volume`."""
+        return {**{name: getattr(self, name) for name in TRACKING}, "zoom": not self.whole_slices}
 
 
 def hash_weights(file: Path, beside: Sequence[str]) -> list[str]:

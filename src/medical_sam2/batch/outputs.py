@@ -28,6 +28,7 @@ from medical_sam2.io import atomic
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.io.registry import Options, read_grid
 from medical_sam2.io.voxels import round_ml, volume_ml
+from medical_sam2.plugins import find
 from medical_sam2.tracking.finishing import FinishingChange
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
@@ -390,6 +391,11 @@ class NnunetLayout(PlainLayout):
 
 
 LAYOUTS: Mapping[str, type[ResultLayout]] = {"plain": PlainLayout, "bids": BidsLayout, "nnunet": NnunetLayout}
+
+
+def find_layout(name: str) -> ResultLayout:
+    """How results lie; raises ConfigError if nobody knows the name."""
+    return find(LAYOUTS, name, what="layout", makes=ResultLayout)()
 
 
 def _only_nifti(suffix: str, layout: str) -> None:
