@@ -95,6 +95,13 @@ class BatchJob:
     key: str  # hash of all that its result depends on beside its image
 
 
+def check_settings(settings: BatchSettings) -> None:
+    """Refuse what does not exist; raises ConfigError."""
+    check_choices(**vars(settings))
+    named_window(settings.window)
+    settings.finishing.check()
+
+
 def load_segmenter(settings: BatchSettings) -> Segmenter:
     """The network, on its device; raises what `Segmenter.from_pretrained` does."""
     return load_by_settings(vars(settings))
@@ -155,9 +162,7 @@ class BatchRun:
         part: tuple[int, int] = (1, 1),
     ) -> None:
         self.cases, self.folder, self.settings = tuple(cases[part[0] - 1 :: part[1]]), folder, settings
-        check_choices(**vars(settings))
-        named_window(settings.window)
-        settings.finishing.check()
+        check_settings(settings)
         for files in {case.template for case in self.cases if case.template is not None}:
             if settings.adapt:
                 problem = "--adapt tunes to an outline of each case, and a template's cases have none"
@@ -454,11 +459,8 @@ def run_on_cluster(jobs: Sequence[BatchJob], address: str, workers: int | None =
         needs: dict[str, Any] = {"num_cpus": 1 if gpus else threads, "num_gpus": min(1.0, gpus / count) if gpus else 0}
         # a dead worker is started again by Ray, and its case with it, without a word from us
         hired: Any = ray.remote(**needs, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(CaseWorker)
-        idle, waiting, busy = (
-            [hired.remote(settings, os.getcwd()) for _ in range(count)],
-            list(reversed(jobs)),
-            dict[Any, tuple[Any, BatchJob]](),
-        )
+        idle, waiting = [hired.remote(settings, os.getcwd()) for _ in range(count)], list(reversed(jobs))
+        busy = dict[Any, tuple[Any, BatchJob]]()
         while waiting or busy:
             while idle and waiting:
                 worker, job = idle.pop(), waiting.pop()
