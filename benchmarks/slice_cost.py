@@ -21,16 +21,14 @@ import torch
 from memory import picture
 
 PACKAGE = "medical_sam2"
-PARTS = {  # module → its classes and what of them is timed
-    "model.nano": (("Nano", "encode"), ("Nano", "fuse"), ("Nano", "decode"), ("Nano", "memorise"), ("Nano", "_attend")),
-    "model.nano.memory_matching": (
-        ("MaskPropagation", "forward"),
-        ("LocalMatching", "forward"),
-        ("PixelClassifier", "forward"),
-        ("PixelClassifier", "sums"),
-    ),
-    "model.nano.mask_refinement": (("MaskRefiner", "forward"), ("MaskUpsampler", "forward")),
-    "tracking.frames": (("FrameStack", "input"), ("FrameStack", "to_frame")),
+PARTS = {  # class, wherever it is defined → what of it is timed
+    "Nano": ("encode", "fuse", "decode", "memorise", "_attend"),
+    "MaskPropagation": ("forward",),
+    "LocalMatching": ("forward",),
+    "PixelClassifier": ("forward", "sums"),
+    "MaskRefiner": ("forward",),
+    "MaskUpsampler": ("forward",),
+    "FrameStack": ("input", "to_frame"),
 }
 
 
@@ -52,9 +50,10 @@ class Copy:
         self.click = prompts.Point((told.side // 2, told.side // 2, told.slices // 2))
         self.segmenter = with_it.Segmenter.from_pretrained(told.weights, device="cpu", precision=told.precision, keep_mb=0.0)
         self.segmenter._see = lambda frames: self.segmenter.network.encode(self.segmenter.network.normalised(frames))
-        for module, parts in PARTS.items():
-            for owner, name in parts:
-                self._time(getattr(sys.modules[f"{PACKAGE}.{module}"], owner), name)
+        loaded = [module for name, module in sys.modules.items() if name.partition(".")[0] == PACKAGE]
+        for owner, parts in PARTS.items():
+            for name in parts:
+                self._time(next(getattr(module, owner) for module in loaded if hasattr(module, owner)), name)
         self.modules = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == PACKAGE}
         sys.path.remove(str(folder))
 

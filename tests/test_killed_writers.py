@@ -28,8 +28,7 @@ from medical_sam2.prompts import Mask
 from medical_sam2.server.datastore import Datastore
 from medical_sam2.server.segmentation import SessionResult, load_result, save_result
 from medical_sam2.tracking.encoding import FeatureStore, content_key
-from medical_sam2.train.loop import load_checkpoint, save_checkpoint
-from medical_sam2.train.records import METRICS, RunRecords, StepReport
+from medical_sam2.train.loop import METRICS, RunRecords, StepReport, load_checkpoint, save_checkpoint
 from medical_sam2.volume import Segmentation, Volume
 from tests.data.nnunet import volume_set
 from tests.killing import each_death
@@ -261,7 +260,7 @@ ASIDE = {  # writers of their own: what they write is new, in a folder that is t
     "evaluate/methods/__init__.py",
     "evaluate/run.py",
     "evaluate/answer.py",  # to /proc, which is no file: memory is watched from then on
-    "train/records.py",
+    "train/loop.py",  # metrics.jsonl is appended
     "server/api.py",
     "server/worker_process.py",
     "server/session_store.py",
@@ -270,7 +269,6 @@ ASIDE = {  # writers of their own: what they write is new, in a folder that is t
     "server/datastore.py",
     "server/app.py",
     "cli/__init__.py",
-    "batch/run.py",  # the lock of a run
 }
 
 

@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medical_sam2.errors import GeometryError
-from medical_sam2.prompts import FramePrompt, Point
+from medical_sam2.prompts import Point
 from medical_sam2.simulate import (
     NOISE_LEVELS,
-    PROMPTERS,
-    BoxThenClicks,
     Click,
-    Clicks,
-    MaskPrompter,
     Noise,
     draw_diameters,
     draw_lasso,
@@ -118,65 +114,6 @@ def test_a_click_becomes_a_prompt() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(GeometryError, match="shape"):
         next_click(DISC, DISC[1:], rng_of())
-
-
-def answers(prompter: Clicks, t: int, predictions: list[Array]) -> list[FramePrompt]:
-    """All that is said of a frame while these predictions are shown."""
-    said = [prompter(t, None), *(prompter(t, predicted) for predicted in predictions)]
-    return [prompt for prompt in said if prompt is not None]
-
-
-@pytest.mark.parametrize("name", PROMPTERS)
-def test_only_the_frames_looked_at_that_show_the_object(name: str) -> None:
-    truth = np.stack([DISC, np.zeros_like(DISC), DISC])
-    prompter = PROMPTERS[name](truth, {0, 1}, 1, rng_of())
-    assert [prompter(t, None) is not None for t in range(3)] == [True, False, False]
-    assert prompter(2, np.zeros_like(DISC)) is None
-
-
-PROMPTS_OF = {"click": 3, "box": 4, "mask": 4, "scribble": 4, "lasso": 4, "diameter": 4}
-
-
-@pytest.mark.parametrize(("name", "prompts"), PROMPTS_OF.items())
-def test_clicks_are_counted_frame_by_frame(name: str, prompts: int) -> None:
-    empty = np.zeros_like(DISC)
-    prompter = PROMPTERS[name](np.stack([DISC, DISC]), range(2), 3, rng_of())
-    for t in (0, 1, 0):
-        said = answers(prompter, t, [empty] * 9)
-        assert len(said) == prompts
-        assert all(prompt.labels.tolist() == [1] for prompt in said[1:])
-
-
-@pytest.mark.parametrize("name", PROMPTERS)
-def test_a_perfect_prediction_is_left_alone(name: str) -> None:
-    prompter = PROMPTERS[name](DISC[None], [0], 3, rng_of())
-    assert len(answers(prompter, 0, [DISC, DISC])) == 1
-
-
-def test_how_each_prompter_opens() -> None:
-    click, box, mask = (kind(DISC[None], [0], 1, rng_of())(0, None) for kind in (Clicks, BoxThenClicks, MaskPrompter))
-    assert click is not None
-    assert box is not None
-    assert mask is not None
-    assert click.points_xy.tolist() == [[50, 40]]
-    assert box.box_xyxy is not None
-    assert box.box_xyxy.tolist() == [30, 20, 70, 60]
-    np.testing.assert_array_equal(mask.mask_hw, DISC)
-    assert not np.shares_memory(mask.mask_hw, DISC)
-    assert len(box.labels) == len(mask.labels) == 0
-
-
-def test_nothing_follows_an_opening_without_clicks() -> None:
-    empty = np.zeros_like(DISC)
-    assert len(answers(BoxThenClicks(DISC[None], [0], 0, rng_of()), 0, [empty, empty])) == 1
-    assert len(answers(MaskPrompter(DISC[None], [0], 0, rng_of()), 0, [empty, empty])) == 1
-
-
-def test_a_share_of_corrections_ignores_the_prediction() -> None:
-    half = DISC & (np.arange(100) < 50)
-    always, never = (Clicks(DISC[None], [0], 2, rng_of(), from_truth=share) for share in (1.0, 0.0))
-    assert answers(always, 0, [half])[1].points_xy.tolist() == [[50, 40]]
-    assert answers(never, 0, [half])[1].points_xy[0, 0] > 50
 
 
 @given(st.data(), seeds, st.sampled_from(sorted(NOISE_LEVELS)), st.tuples(st.integers(1, 9), st.integers(1, 9)))

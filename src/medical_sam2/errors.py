@@ -120,8 +120,7 @@ class FeaturesNotKept(UserWarning):
 def gathering_unkept() -> Iterator[list[str]]:
     """What is told of features that cannot be kept while the context lasts, each line once; other warnings go their way."""
     told: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", FeaturesNotKept)
+    with warnings.catch_warnings(action="always", category=FeaturesNotKept):
         show = warnings.showwarning
 
         def note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

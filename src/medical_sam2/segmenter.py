@@ -34,14 +34,7 @@ from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, check_set_prompts, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import GivenImages, ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken
-from medical_sam2.tracking.plan import (
-    PLANES,
-    by_window,
-    check_named,
-    order_objects,
-    refuse_blank,
-    views_allowed,
-)
+from medical_sam2.tracking.plan import PLANES, by_window, check_named, order_objects, refuse_blank, views_allowed
 from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig
@@ -51,6 +44,7 @@ from medical_sam2.volume import Segmentation, Volume, axis_codes
 
 T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
+LOADING = ("device", "precision", "image_size", "engine", "pool_memory")
 MOST_TUNING_S = 3600  # to one outline
 MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))  # beyond, OpenMP ends the process where it gets no memory for them
 
@@ -472,8 +466,20 @@ def _track_windows(
     return mended
 
 
-def check_choices(*, views: str, bank: str, fusion: str, threads: int | None, adapt: float) -> None:
-    """Refuse names that do not exist, before a large image is read.
+def load_by_settings(settings: Mapping[str, Any], **more: Any) -> Segmenter:
+    """The segmenter that settings tell of, by the names of the arguments of `from_pretrained`, with their number of threads.
+
+    Raises:
+        WeightsError, ConfigError: weights or device do not exist or do not fit.
+    """
+    if settings["threads"]:
+        torch.set_num_threads(settings["threads"])
+    given = {name: settings[name] for name in LOADING if name in settings}
+    return Segmenter.from_pretrained(settings["weights"], **given, **more)
+
+
+def check_choices(*, views: str, bank: str, fusion: str, threads: int | None, adapt: float, **_: object) -> None:
+    """Refuse names in settings that do not exist, before a large image is read; other settings are passed over.
 
     Raises:
         ConfigError: unknown views, bank or fusion, with the nearest valid name; an impossible number of threads or seconds.

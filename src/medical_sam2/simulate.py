@@ -6,7 +6,7 @@ was missed, a negative one where too much was outlined.
 """
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from scipy import ndimage
 
 from medical_sam2.errors import GeometryError
 from medical_sam2.prompts import FramePrompt, Point
-from medical_sam2.strokes import diameter_prompt, lasso_prompt, scribble_prompt
 from medical_sam2.volume import bounding_box
 
 MaskArray = NDArray[np.bool_]
@@ -192,107 +191,6 @@ def _depth(mask: MaskArray, spacing: Sequence[float] | NDArray[np.float64]) -> N
     return np.asarray(ndimage.distance_transform_edt(mask, spacing))
 
 
-class Clicks:
-    """A prompter that knows the truth: a click as a frame opens, then corrections.
-
-    Args:
-        truth_thw: (T, H, W) bool.
-        frames: the frames that the person looks at; those where the object is absent are left alone.
-        clicks: how many on each frame, the first included.
-        rng: for every random choice.
-        noise: how carelessly.
-        spread: of each click, see `next_click`.
-        from_truth: probability that a correction is placed as if nothing were predicted yet.
-    """
-
-    def __init__(
-        self,
-        truth_thw: MaskArray,
-        frames: Container[int],
-        clicks: int,
-        rng: np.random.Generator,
-        *,
-        noise: Noise = NOISE_LEVELS["none"],
-        spread: float = 0.0,
-        from_truth: float = 0.0,
-    ) -> None:
-        self.truth_thw, self.frames, self.clicks = truth_thw, frames, clicks
-        self.rng, self.noise, self.spread, self.from_truth = rng, noise, spread, from_truth
-        self._left = 0
-
-    def __call__(self, t: int, predicted: MaskArray | None) -> FramePrompt | None:
-        """What to say about frame t, now that `predicted` is seen; None: nothing, or nothing more."""
-        truth = self.truth_thw[t]
-        if predicted is None:
-            looked_at = t in self.frames and bool(truth.any())
-            self._left = self.clicks if looked_at else 0
-            return self.opening(truth) if looked_at else None
-        afresh = self.from_truth > 0 and self.rng.random() < self.from_truth
-        return self.correction(truth, np.zeros_like(truth) if afresh else predicted)
-
-    def corrects(self, t: int) -> bool:
-        """Whether any click is left for frame t."""
-        return self._left > 0
-
-    def opening(self, truth: MaskArray) -> FramePrompt | None:
-        """The first prompt of a frame (H, W)."""
-        return self.correction(truth, np.zeros_like(truth))
-
-    def correction(self, truth: MaskArray, predicted: MaskArray) -> FramePrompt | None:
-        """The next click on a frame (H, W), while any is left and anything is wrong."""
-        if self._left == 0:
-            return None
-        self._left -= 1
-        click = next_click(truth, predicted, self.rng, spread=self.spread)
-        return None if click is None else jitter_click(click, truth, self.noise, self.rng).on_frame()
-
-
-class BoxThenClicks(Clicks):
-    """A prompter that draws a box around the object as a frame opens, then corrects with up to `clicks` clicks.
-
-    Arguments as of `Clicks`; all parts of the object on a frame go into one box.
-    """
-
-    def opening(self, truth: MaskArray) -> FramePrompt | None:
-        """The box of a frame (H, W)."""
-        return FramePrompt.box(*jitter_box(truth, self.noise, self.rng))
-
-
-class MaskPrompter(Clicks):
-    """A prompter that outlines the object as a frame opens, then corrects with up to `clicks` clicks.
-
-    Arguments as of `Clicks`.
-    """
-
-    def opening(self, truth: MaskArray) -> FramePrompt | None:
-        """The outline of a frame (H, W)."""
-        return FramePrompt.mask(jitter_mask(truth, self.noise, self.rng))
-
-
-class ScribbleThenClicks(Clicks):
-    """A prompter that draws a line through the object as a frame opens, then corrects; arguments as of `Clicks`."""
-
-    def opening(self, truth: MaskArray) -> FramePrompt | None:
-        """The scribble on a frame (H, W)."""
-        return scribble_prompt(draw_scribble(truth), 1, (truth.shape[0], truth.shape[1]))
-
-
-class LassoThenClicks(Clicks):
-    """A prompter that draws a line around the object as a frame opens, then corrects; arguments as of `Clicks`."""
-
-    def opening(self, truth: MaskArray) -> FramePrompt | None:
-        """The lasso on a frame (H, W)."""
-        return lasso_prompt(draw_lasso(jitter_mask(truth, self.noise, self.rng)), (truth.shape[0], truth.shape[1]))
-
-
-class DiameterThenClicks(Clicks):
-    """A prompter that measures the object's diameters as a frame opens, then corrects; arguments as of `Clicks`."""
-
-    def opening(self, truth: MaskArray) -> FramePrompt | None:
-        """The diameters on a frame (H, W)."""
-        return diameter_prompt(draw_diameters(truth), (truth.shape[0], truth.shape[1]))
-
-
 def draw_scribble(truth: MaskArray, share: float = 0.8) -> list[tuple[float, float]]:
     """Places (x, y) along the middle of the largest part of an object (H, W), not empty: `share` of its length."""
     region = _largest(truth)
@@ -360,13 +258,3 @@ def _principal_axis(places: NDArray[np.intp]) -> NDArray[np.float64]:
     centred = places - places.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     return np.asarray(centred @ axes[0])
-
-
-PROMPTERS: Mapping[str, type[Clicks]] = {
-    "click": Clicks,
-    "box": BoxThenClicks,
-    "mask": MaskPrompter,
-    "scribble": ScribbleThenClicks,
-    "lasso": LassoThenClicks,
-    "diameter": DiameterThenClicks,
-}

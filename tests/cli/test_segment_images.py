@@ -470,7 +470,7 @@ def test_the_sheet_begins_with_the_template_and_keeps_the_least_sure(tmp_path: P
 def test_the_sheet_names_the_structures(set_workspace: SetWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
     words, entries = (*A_MASK, "--preview", "v.png", "--overwrite"), list[str]()
     monkeypatch.setattr(preview.drawing, "write", lambda *what, **_: entries.append(what[2]))
-    monkeypatch.setattr(preview.fonts, "_files", lambda: iter([preview.fonts.OWN]))
+    monkeypatch.setattr(preview.drawing, "_files", lambda: iter([preview.drawing.OWN]))
     assert "no font" not in set_workspace.run(*words, "--name", "Zelle")[2]
     assert entries[-1] == "Zelle"
     assert "no font here has all letters of the name of object 1: " in set_workspace.run(*words, "--name", "細胞")[2]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medical_sam2 import io
-from medical_sam2.batch import cluster
+from medical_sam2.batch import run as batch_run
 from medical_sam2.batch.cases import find_cases
 from medical_sam2.batch.outputs import CaseOutcome
 from medical_sam2.batch.run import BatchJob, BatchRun, BatchSettings, run_here
@@ -279,14 +279,14 @@ def test_a_cluster_whose_worker_dies(workspace: Workspace, words: list[str], mon
     Path("out").rename("whole")
     settings = BatchSettings(weights=str(workspace.weights), device="cpu", precision="fp32", threads=1)
     run = BatchRun(find_cases(Path("t.csv")).cases, Path("out"), settings)
-    monkeypatch.setattr(cluster, "CaseWorker", DyingWorker)
-    outcomes = list(run.outline(lambda jobs: cluster.run_on_cluster(jobs, "local", 2)))
+    monkeypatch.setattr(batch_run, "CaseWorker", DyingWorker)
+    outcomes = list(run.outline(lambda jobs: batch_run.run_on_cluster(jobs, "local", 2)))
     assert Path("died").exists()
     assert sorted(each.case for each in outcomes if not each.problem) == ["p0", "p2"]
     assert left(Path("out")) == left(Path("whole"))
 
 
-class DyingWorker(cluster.CaseWorker):
+class DyingWorker(batch_run.CaseWorker):
     """Is killed at its first case, once."""
 
     def outline(self, job: BatchJob) -> CaseOutcome:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medical_sam2.batch.fingerprint import read_record
+from medical_sam2.batch import read_record
 from medical_sam2.cli import main, report
 from medical_sam2.io.labels import save_label_map
 from medical_sam2.model.catalogue import NAMED_WEIGHTS

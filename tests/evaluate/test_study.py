@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medical_sam2.errors import FormatError
-from medical_sam2.evaluate.protocols import Condition
-from medical_sam2.evaluate.study import (
+from medical_sam2.evaluate import (
     ATTACHED,
     MEASURES,
     EvaluationJob,
@@ -22,6 +21,7 @@ from medical_sam2.evaluate.study import (
     unpack_rows,
     write_rows,
 )
+from medical_sam2.evaluate.protocols import Condition
 from tests.data.nnunet import describe, volume_set
 from tests.evaluate.studies import forget_cases, small_study
 

@@ -10,7 +10,7 @@ from medical_sam2 import io
 from medical_sam2.cli import main
 from medical_sam2.errors import ConfigError
 from medical_sam2.model.backbone import Features, Instruction, Memory, Recalled
-from medical_sam2.model.memory_pooling import INSIDE, PooledTokens, share_inside
+from medical_sam2.model.memory_attention import INSIDE, PooledTokens, share_inside
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.prompts import FramePrompt

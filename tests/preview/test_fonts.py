@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, features
 
 from medical_sam2 import preview
-from medical_sam2.preview import drawing, fonts
+from medical_sam2.preview import drawing
 from medical_sam2.volume import Segmentation
 from tests.preview.test_pictures import phantom
 
-BOX = fonts.NO_LETTER
+BOX = drawing.NO_LETTER
 
 
 def drawn(text: str) -> NDArray[np.uint8]:
@@ -27,7 +27,7 @@ def drawn(text: str) -> NDArray[np.uint8]:
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A system without fonts: Pillow's own alone."""
-    monkeypatch.setattr(fonts, "_files", lambda: iter([fonts.OWN]))
+    monkeypatch.setattr(drawing, "_files", lambda: iter([drawing.OWN]))
     return iter(())
 
 
@@ -37,12 +37,12 @@ def test_each_letter_is_drawn(name: str) -> None:
     letters = [each for each in dict.fromkeys(name) if each != " "]
     pictures = [drawn(each).tobytes() for each in letters]
     assert len({*pictures, drawn(BOX).tobytes()}) == len(letters) + 1
-    assert fonts.legible(name) == name
+    assert drawing.legible(name) == name
 
 
 @pytest.mark.skipif(not features.check("raqm"), reason="letters from right to left need raqm")
 def test_what_follows_a_name_that_runs_to_the_left_lies_to_the_right_of_it() -> None:
-    text = f"{fonts.shown_name({1: 'كبد'}, 1)}   12 mL"
+    text = f"{drawing.shown_name({1: 'كبد'}, 1)}   12 mL"
     both, alone = drawn(text), drawn("كبد")
     width = int(np.flatnonzero(alone.any(axis=(0, 2)))[-1])
     np.testing.assert_array_equal(both[:, : width - 1], alone[:, : width - 1])
@@ -53,13 +53,13 @@ def test_what_follows_a_name_that_runs_to_the_left_lies_to_the_right_of_it() -> 
 )
 @pytest.mark.usefixtures("bare")
 def test_without_fonts_a_name_loses_its_accents_or_is_a_number(name: str, shown: str) -> None:
-    assert fonts.shown_name({2: name}, 2) == shown
-    assert fonts.legible("肝_é.png  0.87") == "__e.png  0.87"
+    assert drawing.shown_name({2: name}, 2) == shown
+    assert drawing.legible("肝_é.png  0.87") == "__e.png  0.87"
 
 
 def test_letters_that_cannot_be_put_in_order_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "check", lambda _: False)
-    assert fonts.shown_name({1: "كبد"}, 1) == "object 1"
+    assert drawing.shown_name({1: "كبد"}, 1) == "object 1"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif"])
@@ -75,5 +75,5 @@ def test_it_is_said_once_and_the_picture_has_no_box(tmp_path: Path, suffix: str,
     (line,) = preview.save(tmp_path / f"a{suffix}", volume, named)
     assert line.startswith("no font here has all letters of the name of object 2: ")
     assert any(text.startswith("object 2   ") for text in texts)
-    assert all(map(fonts.can_draw, texts))
+    assert all(map(drawing.can_draw, texts))
     assert preview.save(tmp_path / "b.png", volume, Segmentation(found.labels, found.affine, {1: "liver"})) == []

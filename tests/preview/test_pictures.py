@@ -17,8 +17,7 @@ from medical_sam2.errors import ConfigError
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import label_table, load_segmentation, save
 from medical_sam2.preview import draw_slice, drawing, whole_slice
-from medical_sam2.preview.drawing import INSIDE, OUTSIDE, TEXT, PreviewCrop, tile
-from medical_sam2.preview.fonts import font_for
+from medical_sam2.preview.drawing import INSIDE, OUTSIDE, TEXT, PreviewCrop, font_for, tile
 from medical_sam2.preview.scene import PreviewScene
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.strokes import Diameter, Lasso, Scribble, Stroke

@@ -10,12 +10,13 @@ from torch import Tensor
 from medical_sam2.cli import main
 from medical_sam2.errors import ConfigError
 from medical_sam2.model.backbone import Instruction
+from medical_sam2.model.image_encoders import insert_trainable, merge_updates
 from medical_sam2.model.modules import Hiera, HieraSizes
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, save_backbone
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.train.config import Insertion, Phase, Recipe
-from medical_sam2.train.loop import TrainingRun, insert_trainable, load_average, merge_updates
+from medical_sam2.train.loop import TrainingRun, load_average
 from tests.data.nnunet import volume_set
 from tests.model.conftest import tiny
 from tests.pools import write_pool

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from medical_sam2.train.config import Phase, Recipe
-from medical_sam2.train.loop import TrainingRun
-from medical_sam2.train.records import StepReport
+from medical_sam2.train.loop import StepReport, TrainingRun
 from medical_sam2.train.train_step import SimulatedUser
 from tests.pools import write_pool
 from tests.train.jobs import tiny_network

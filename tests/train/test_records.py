@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from medical_sam2.data.cases import PoolReader
-from medical_sam2.train.records import CURVES, METRICS, RunRecords, StepReport, Validation
-from medical_sam2.train.train_step import TrainStep
+from medical_sam2.train.loop import CURVES, METRICS, RunRecords, StepReport
+from medical_sam2.train.train_step import TrainStep, Validation
 from tests.train.jobs import tiny_network, tiny_recipe
 
 

@@ -1,20 +1,39 @@
 """Many volumes in one run: cases from a folder or a table, outlined one after the other or by a cluster, each result whole.
 
-Here is what a case is, and where its prompts come from. `table` and `cases` say what is to be done, `run` does it, `outputs`
-says how it lies there; `cluster` spreads it over machines.
+Here is what a case is, and where its prompts come from; how all cases are outlined; and what results depend on, as hashes, and
+what the label map of an image keeps of it, so that a later run sees whether what lies there was made likewise: it goes on with
+it, or refuses to. `table` and `cases` say what is to be done, `run` does it, here or on a cluster, `outputs` says how it lies
+there.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
 
 from medical_sam2 import io
 from medical_sam2.data.data_sets import stem
-from medical_sam2.errors import PromptError
-from medical_sam2.io.labels import AS_DRAWN, MaskRule
+from medical_sam2.errors import InputError, PromptError
+from medical_sam2.intensity_window import Window
+from medical_sam2.io import Form, registry
+from medical_sam2.io.labels import AS_DRAWN, MADE_BY, MaskRule
 from medical_sam2.io.prompt_file import NamedPrompts, check_limits_given_once, load_prompts, masks_from
+from medical_sam2.io.safe_open import open_regular
+from medical_sam2.tracking.finishing import FinishingSettings
 from medical_sam2.volume import Volume
+
+if TYPE_CHECKING:
+    from medical_sam2.tracking.image_set import ImageMask
+
+READING = ("geometry_from", "frame", "series", "allow_gap")
+TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features", "priority")
+WITHOUT_EFFECT = ("weights", "threads", "device", "features")
+"""Settings that results do not depend on, so that a run goes on elsewhere; of weights the content counts, not the name."""
 
 
 class PromptSource(Protocol):
@@ -127,3 +146,136 @@ class MaskFile:
     def files(self) -> tuple[Path, ...]:
         """It."""
         return (self.path,)
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How all cases are outlined.
+
+    Args:
+        weights, image_size, device, precision, engine, pool_memory, threads: of the network, see `Segmenter.from_pretrained`.
+        views, bank, fusion, window, islands, consensus, features, priority: see `Segmenter.segment_volume`.
+        whole_slices: show the network whole slices.
+        adapt: seconds of tuning to the outlines of each case.
+        geometry_from, frame, series, allow_gap: how images are read, see `medical_sam2.io.load`.
+        layout: "plain", "bids", "nnunet", or a plug-in.
+        suffix: of the files of labels.
+        format: plug-ins that know further suffixes.
+        finishing: what is done to objects once they are outlined; who is named in it need not be in every case.
+    """
+
+    weights: str = "nano"
+    image_size: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    engine: str = "torch"
+    pool_memory: int | None = None
+    threads: int | None = None
+    features: Path | None = None
+    views: str = "one"
+    bank: str = "self-sorting"
+    fusion: str = "weighted"
+    window: str = "auto"
+    islands: bool = False
+    consensus: bool = True
+    priority: tuple[str, ...] = ()
+    whole_slices: bool = False
+    adapt: float = 0.0
+    geometry_from: Form | None = None
+    frame: int | None = None
+    series: str | None = None
+    allow_gap: bool = False
+    layout: str = "plain"
+    suffix: str = ".nii.gz"
+    format: tuple[str, ...] = ()
+    finishing: FinishingSettings = field(default_factory=FinishingSettings)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `io.load`."""
+        return {name: getattr(self, name) for name in READING}
+
+    @property
+    def tracking(self) -> dict[str, Any]:
+        """Arguments of `Segmenter.segment_volume`."""
+        return {**{name: getattr(self, name) for name in TRACKING}, "zoom": not self.whole_slices}
+
+
+def hash_weights(file: Path, beside: Sequence[str]) -> list[str]:
+    """Hash of a file of weights, and of those of the small networks beside it that are there."""
+    files = (file, *(file.with_name(each) for each in beside))
+    return [hash_files([path]) for path in files if path.is_file()]
+
+
+def hash_files(paths: Sequence[Path]) -> str:
+    """SHA-256 of the contents of files, in their order, and of those in folders; what is neither is passed over."""
+    whole = sha256()
+    for file in (each for path in paths for each in (sorted(path.iterdir()) if path.is_dir() else [path])):
+        if not file.is_file():  # a device never ends
+            continue
+        with file.open("rb") as stream:
+            whole.update(file_digest(stream, "sha256").digest())
+    return whole.hexdigest()
+
+
+def hash_content(content: object) -> str:
+    """SHA-256 of what can be written as JSON."""
+    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def contents(case: BatchCase) -> list[Path]:
+    """The files of an image, further channels and the voxels beside a header among them."""
+    if case.image.is_dir():
+        return sorted(path for path in case.image.iterdir() if path.is_file())
+    halves = [case.image.with_suffix(suffix) for suffix in sorted(registry.data_suffixes())]
+    beside = [half for half in halves if case.image.suffix.lower() in registry.header_suffixes() and half.is_file()]
+    return [*(case.channels or (case.image,)), *beside]
+
+
+@dataclass(frozen=True)
+class LabelMapRecord:
+    """How a label map was made, and how sure that was; nothing of the image."""
+
+    key: str  # hash of settings, weights and prompts
+    image: str  # hash of the image's file
+    confidence: Mapping[int, float]  # object → predicted IoU
+    # likeness, prompted, window: see `ImageMask`
+    likeness: float
+    prompted: bool
+    window: Window | None
+
+
+def record_text(key: str, file: Path, found: "ImageMask") -> str:
+    """The text that the label map of a file keeps of how it was made."""
+    return json.dumps(
+        {
+            "version": 1,
+            "key": key,
+            "image": hash_files([file]),
+            "confidence": {str(label): sure for label, sure in found.confidence.items()},
+            "likeness": found.likeness,
+            "prompted": found.prompted,
+            "window": None if found.window is None else vars(found.window),
+        }
+    )
+
+
+def read_record(file: Path) -> LabelMapRecord | None:
+    """How a label map was made; None where it does not tell: another program saved it, or a version that kept nothing."""
+    with suppress(OSError, InputError, KeyError, TypeError, ValueError, AttributeError):
+        kept = io.parse_json(_read_text(file), file)
+        seen = kept["window"]
+        window = None if seen is None else Window(float(seen["low"]), float(seen["high"]), str(seen["source"]))
+        confidence = {int(label): float(sure) for label, sure in kept["confidence"].items()}
+        if confidence and (window is None or window.low < window.high):
+            return LabelMapRecord(
+                str(kept["key"]), str(kept["image"]), confidence, float(kept["likeness"]), bool(kept["prompted"]), window
+            )
+    return None
+
+
+def _read_text(file: Path) -> str:
+    """Our text in a PNG, whose pixels are not unpacked for it."""
+    with open_regular(file) as stream, suppress(Image.DecompressionBombError), Image.open(stream, formats=["PNG"]) as image:
+        return str(image.info.get(MADE_BY, ""))
+    return ""

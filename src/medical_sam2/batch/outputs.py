@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import io, preview
-from medical_sam2.batch import BatchCase
-from medical_sam2.batch.fingerprint import hash_files
+from medical_sam2.batch import BatchCase, hash_files
 from medical_sam2.data.data_sets import DESCRIPTION, is_data_set
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
@@ -29,6 +28,7 @@ from medical_sam2.io import atomic
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.io.registry import Options, read_grid
 from medical_sam2.io.voxels import round_ml, volume_ml
+from medical_sam2.plugins import find
 from medical_sam2.tracking.finishing import FinishingChange
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
@@ -391,6 +391,11 @@ class NnunetLayout(PlainLayout):
 
 
 LAYOUTS: Mapping[str, type[ResultLayout]] = {"plain": PlainLayout, "bids": BidsLayout, "nnunet": NnunetLayout}
+
+
+def find_layout(name: str) -> ResultLayout:
+    """How results lie; raises ConfigError if nobody knows the name."""
+    return find(LAYOUTS, name, what="layout", makes=ResultLayout)()
 
 
 def _only_nifti(suffix: str, layout: str) -> None:

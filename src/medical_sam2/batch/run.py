@@ -1,36 +1,46 @@
-"""Outline many cases: one network for all, one failure for one case, and a second run does what the first did not.
+"""Outline many cases, here or on a cluster: one failure for one case, and a second run does what the first did not.
 
 ```python
 cases = find_cases(Path("scans"), Path("prompts.csv")).cases
 for outcome in segment_cases(cases, Path("results"), BatchSettings(views="three"), existing="skip"):
     print(outcome.case, outcome.problem or outcome.objects)
 ```
+
+A cluster is Ray's (an extra): one network for each worker, results written where they are made. All machines see the same
+paths: images, prompts and the folder of the results lie on a shared disk. A worker that dies, or whose machine does, is started
+anew and its case is outlined again; a case that fails costs its own row, as in one process.
 """
 
+import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from medical_sam2 import io
-from medical_sam2.batch import BatchCase, TemplateFiles
-from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, contents, hash_content, hash_files, hash_weights
+from medical_sam2.batch import (
+    WITHOUT_EFFECT,
+    BatchCase,
+    BatchSettings,
+    TemplateFiles,
+    contents,
+    hash_content,
+    hash_files,
+    hash_weights,
+)
 from medical_sam2.batch.outputs import (
-    LAYOUTS,
     REPORTS,
     CaseOutcome,
-    ResultLayout,
     describe_objects,
+    find_layout,
     is_changed,
     load_others,
     load_outcome,
@@ -45,6 +55,7 @@ from medical_sam2.errors import (
     ConfigError,
     InputError,
     MedicalSam2Error,
+    ResourceError,
     explain_refusal,
     gathering_unkept,
     list_first,
@@ -52,119 +63,26 @@ from medical_sam2.errors import (
     spell_options,
 )
 from medical_sam2.intensity_window import named_window
-from medical_sam2.io import Form, atomic, registry
+from medical_sam2.io import atomic, registry
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.weights import weights_file
-from medical_sam2.plugins import find
 from medical_sam2.prompts import Box
-from medical_sam2.segmenter import Precision, Segmenter, check_choices
+from medical_sam2.segmenter import Segmenter, check_choices, load_by_settings
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
 from medical_sam2.tracking.cropping import VolumePlan
-from medical_sam2.tracking.finishing import FinishingChange, FinishingSettings, finish
+from medical_sam2.tracking.finishing import FinishingChange, finish
 from medical_sam2.tracking.plan import bytes_needed, refuse_blank
 from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.volume import Segmentation, Volume
 
-try:
-    import fcntl
-except ImportError:  # Windows: drafts of a killed run stay, hidden
-    fcntl = None
-
+ATTEMPTS = 3
+"""How often a case is tried whose worker dies."""
+DIED = "its worker died each time, most likely for want of memory; give fewer --workers"
 Existing = Literal["refuse", "skip", "redo changed", "overwrite"]
-READING = ("geometry_from", "frame", "series", "allow_gap")
-TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features", "priority")
-DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
-"""What `io.atomic` calls a file that is not whole yet."""
-
-
-@dataclass(frozen=True)
-class BatchSettings:
-    """How all cases are outlined.
-
-    Args:
-        weights, image_size, device, precision, engine, pool_memory, threads: of the network, see `Segmenter.from_pretrained`.
-        views, bank, fusion, window, islands, consensus, features, priority: see `Segmenter.segment_volume`.
-        whole_slices: show the network whole slices.
-        adapt: seconds of tuning to the outlines of each case.
-        geometry_from, frame, series, allow_gap: how images are read, see `medical_sam2.io.load`.
-        layout: "plain", "bids", "nnunet", or a plug-in.
-        suffix: of the files of labels.
-        format: plug-ins that know further suffixes.
-        finishing: what is done to objects once they are outlined; who is named in it need not be in every case.
-    """
-
-    weights: str = "nano"
-    image_size: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    engine: str = "torch"
-    pool_memory: int | None = None
-    threads: int | None = None
-    features: Path | None = None
-    views: str = "one"
-    bank: str = "self-sorting"
-    fusion: str = "weighted"
-    window: str = "auto"
-    islands: bool = False
-    consensus: bool = True
-    priority: tuple[str, ...] = ()
-    whole_slices: bool = False
-    adapt: float = 0.0
-    geometry_from: Form | None = None
-    frame: int | None = None
-    series: str | None = None
-    allow_gap: bool = False
-    layout: str = "plain"
-    suffix: str = ".nii.gz"
-    format: tuple[str, ...] = ()
-    finishing: FinishingSettings = field(default_factory=FinishingSettings)
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """Arguments of `io.load`."""
-        return {name: getattr(self, name) for name in READING}
-
-    @property
-    def tracking(self) -> dict[str, Any]:
-        """Arguments of `Segmenter.segment_volume`."""
-        return {**{name: getattr(self, name) for name in TRACKING}, "zoom": not self.whole_slices}
-
-    def make_layout(self) -> ResultLayout:
-        """How results lie; raises ConfigError if nobody knows the name."""
-        return find(LAYOUTS, self.layout, what="layout", makes=ResultLayout)()
-
-    def load_segmenter(self) -> Segmenter:
-        """The network, on its device; raises what `Segmenter.from_pretrained` does."""
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return Segmenter.from_pretrained(
-            self.weights,
-            device=self.device,
-            precision=cast(Precision, self.precision),
-            image_size=self.image_size,
-            engine=self.engine,
-            pool_memory=self.pool_memory,
-        )
-
-    def check(self) -> None:
-        """Refuse what does not exist; raises ConfigError."""
-        names = ("views", "bank", "fusion", "threads", "adapt")
-        check_choices(**{name: getattr(self, name) for name in names})
-        named_window(self.window)
-        self.finishing.check()
-
-    def digest(self) -> str:
-        """Hash of all that results depend on beside image and prompts: settings, weights, their gate and their judges.
-
-        Raises:
-            WeightsError: there are no such weights.
-        """
-        given = {name: str(value) for name, value in asdict(self).items() if name not in WITHOUT_EFFECT}
-        return hash_content([given, hash_weights(weights_file(self.weights), (GATE_FILE, SLICES_FILE, JUDGE_FILE))])
 
 
 @dataclass(frozen=True)
@@ -175,6 +93,18 @@ class BatchJob:
     folder: Path  # of the results
     settings: BatchSettings  # how
     key: str  # hash of all that its result depends on beside its image
+
+
+def check_settings(settings: BatchSettings) -> None:
+    """Refuse what does not exist; raises ConfigError."""
+    check_choices(**vars(settings))
+    named_window(settings.window)
+    settings.finishing.check()
+
+
+def load_segmenter(settings: BatchSettings) -> Segmenter:
+    """The network, on its device; raises what `Segmenter.from_pretrained` does."""
+    return load_by_settings(vars(settings))
 
 
 def segment_cases(
@@ -211,7 +141,7 @@ def segment_cases(
 def run_here(jobs: Sequence[BatchJob], segmenter: Segmenter | None = None) -> Iterator[CaseOutcome]:
     """The jobs one after the other, by one network."""
     if jobs:
-        network = segmenter or jobs[0].settings.load_segmenter()
+        network = segmenter or load_segmenter(jobs[0].settings)
         yield from (run_job(job, network) for job in jobs)
 
 
@@ -232,19 +162,19 @@ class BatchRun:
         part: tuple[int, int] = (1, 1),
     ) -> None:
         self.cases, self.folder, self.settings = tuple(cases[part[0] - 1 :: part[1]]), folder, settings
-        settings.check()
+        check_settings(settings)
         for files in {case.template for case in self.cases if case.template is not None}:
             if settings.adapt:
                 problem = "--adapt tunes to an outline of each case, and a template's cases have none"
                 raise ConfigError(problem, "leave it out")
             read_template(files, settings.reading)
         self.part = "" if part == (1, 1) else f"-{part[0]}-of-{part[1]}"
-        self.layout = settings.make_layout()
+        self.layout = find_layout(settings.layout)
         registry.writer_of(Path(f"case{settings.suffix}"), settings.format)
         self.layout.check(cases, settings.suffix)
         done = {case.name: found for case in self.cases if (found := load_outcome(case.name, folder)) is not None}
         self._check_place(existing, done)
-        own = settings.digest()
+        own = _hash_settings(settings)
         self.jobs = [BatchJob(case, folder, settings, _key_of(case, own)) for case in self.cases]
         kept = {} if existing == "overwrite" else done
         by_hand = {name for name, found in kept.items() if is_changed(found, folder)}
@@ -282,7 +212,9 @@ class BatchRun:
         Args:
             work: outlines jobs and gives their outcomes as they are made, in any order.
         """
-        with occupied(self.folder):
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / REPORTS).mkdir(exist_ok=True)
+        with atomic.occupied(self.folder, self.folder / REPORTS / ".lock"):
             self._write_tables()
             try:
                 for outcome in work(self.todo):
@@ -361,27 +293,6 @@ def _seconds_per_slice(segmenter: Segmenter) -> float:
     return (time.perf_counter() - start) / array.shape[2]
 
 
-@contextmanager
-def occupied(folder: Path) -> Iterator[None]:
-    """Make the folder, and say that somebody writes in it; who comes alone removes drafts of a run that was killed."""
-    folder.mkdir(exist_ok=True)
-    (folder / REPORTS).mkdir(exist_ok=True)
-    lock = os.open(folder / REPORTS / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with suppress(OSError):  # somebody else is at work, or the disk has no locks: then drafts stay
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for draft in folder.rglob(".*.tmp"):
-                    if DRAFT.fullmatch(draft.name):
-                        draft.unlink(missing_ok=True)
-        with suppress(OSError):
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(lock)
-
-
 def read_template(files: TemplateFiles, reading: Mapping[str, Any]) -> Template:
     """An annotated volume; one that was read last is not read again, unless its files have changed.
 
@@ -414,7 +325,7 @@ def run_job(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
 
 
 def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
-    settings, layout, case = job.settings, job.settings.make_layout(), job.case
+    settings, layout, case = job.settings, find_layout(job.settings.layout), job.case
     clock = [time.perf_counter()]
     image = io.load(case.image, **settings.reading)
     refuse_blank(image)  # before the network is tuned to it
@@ -477,6 +388,16 @@ def _track_and_finish(
     return found, changes, [*unkept, *in_vain, *warn_without_outlines(named.prompts, settings.adapt)]
 
 
+def _hash_settings(settings: BatchSettings) -> str:
+    """Hash of all that results depend on beside image and prompts: settings, weights, their gate and their judges.
+
+    Raises:
+        WeightsError: there are no such weights.
+    """
+    given = {name: str(value) for name, value in asdict(settings).items() if name not in WITHOUT_EFFECT}
+    return hash_content([given, hash_weights(weights_file(settings.weights), (GATE_FILE, SLICES_FILE, JUDGE_FILE))])
+
+
 def _key_of(case: BatchCase, settings: str) -> str:
     """Hash of what a result depends on, beside its image; files that cannot be read fail in their turn."""
     facts = [source.facts() for source in case.prompts]
@@ -495,3 +416,82 @@ def _is_current(job: BatchJob, found: CaseOutcome) -> bool:
         made = report_of(job.case.name, job.folder).stat().st_mtime
         return max(file.stat().st_mtime for file in files) <= made or hash_files(files) == found.image_sha256
     return True  # the image is gone, and its result is there
+
+
+class CaseWorker:
+    """Outlines cases with a network that is loaded once.
+
+    Args:
+        settings: of the run.
+        place: folder that relative paths begin at.
+    """
+
+    def __init__(self, settings: BatchSettings, place: str) -> None:
+        os.chdir(place)
+        self._segmenter = load_segmenter(settings)
+
+    def outline(self, job: BatchJob) -> CaseOutcome:
+        """Outline a case and write its results."""
+        return run_job(job, self._segmenter)
+
+
+def run_on_cluster(jobs: Sequence[BatchJob], address: str, workers: int | None = None) -> Iterator[CaseOutcome]:
+    """The jobs by the workers of a cluster, in the order in which they are done.
+
+    Args:
+        jobs: what is to be outlined; of one run.
+        address: "local" for processes of this machine, "auto" for a cluster that this machine belongs to, or HOST:PORT.
+        workers: how many; as many as fit unless given.
+
+    Raises:
+        ConfigError: there is no such cluster.
+    """
+    if not jobs:
+        return
+    import ray  # an extra, and seconds to load
+
+    settings = jobs[0].settings
+    with _connected(address):
+        gpus = 0 if settings.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        threads = settings.threads or 1
+        count = min(len(jobs), workers or gpus or max(1, cpus // threads))
+        needs: dict[str, Any] = {"num_cpus": 1 if gpus else threads, "num_gpus": min(1.0, gpus / count) if gpus else 0}
+        # a dead worker is started again by Ray, and its case with it, without a word from us
+        hired: Any = ray.remote(**needs, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(CaseWorker)
+        idle, waiting = [hired.remote(settings, os.getcwd()) for _ in range(count)], list(reversed(jobs))
+        busy = dict[Any, tuple[Any, BatchJob]]()
+        while waiting or busy:
+            while idle and waiting:
+                worker, job = idle.pop(), waiting.pop()
+                busy[worker.outline.remote(job)] = worker, job
+            (done, *_), _ = ray.wait(list(busy))
+            worker, job = busy.pop(done)
+            idle.append(worker)
+            yield _outcome_of(done, job)
+
+
+def _outcome_of(answer: Any, job: BatchJob) -> CaseOutcome:
+    import ray.exceptions
+
+    try:
+        return ray.get(answer)
+    except ray.exceptions.RayActorError:
+        return CaseOutcome(job.case.name, problem=f"{job.case.image}: {DIED}", exit_code=ResourceError.exit_code)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """With a connection to a cluster; one of this machine is ended afterwards."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else Ray reports to its makers
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises whatever it likes, a bare Exception among it
+        problem = f"no cluster answers at {address} ({type(error).__name__})"
+        raise ConfigError(problem, "give local, auto, or HOST:PORT of its head", subject="--cluster") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

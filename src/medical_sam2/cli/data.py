@@ -11,8 +11,9 @@ from cyclopts import App, Parameter
 
 from medical_sam2 import io
 from medical_sam2.cli import plain
-from medical_sam2.cli.options import FLAG
+from medical_sam2.cli.options import FLAG, Json
 from medical_sam2.data import prepare as preparation
+from medical_sam2.data.cases import SMALLEST
 from medical_sam2.data.catalog import ENTRIES, find_entry, unpack_medsegbench
 from medical_sam2.errors import ConfigError, InputError, say_count
 from medical_sam2.intensity_window import CT_WINDOWS, Windows, choose_window
@@ -22,7 +23,6 @@ from medical_sam2.plugins import find
 from medical_sam2.volume import Volume
 
 data = App(name="data")
-Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
 def info(
@@ -187,7 +187,7 @@ def prepare(
     window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "soft",
     size: int = 256,
     bits: Literal[8, 16] = 8,
-    smallest: float = 0.00153,
+    smallest: float = SMALLEST,
     whole: Annotated[bool, FLAG] = False,
     arrays_only: Annotated[bool, FLAG] = False,
     workers: int = 1,

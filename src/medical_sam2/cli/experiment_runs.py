@@ -16,16 +16,16 @@ import torch
 from medical_sam2.cli import network, plain
 from medical_sam2.cli.experiments import EvaluationOptions, FinetuneOptions
 from medical_sam2.cli.options import InferenceOptions
-from medical_sam2.cli.report import Progress, print_note
+from medical_sam2.cli.report import EVERY_S, Progress, print_note
 from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.data.prepare import CaseSplit, prepare_cases, split_cases
 from medical_sam2.data.prepare.units import stamp
 from medical_sam2.errors import ConfigError, MedicalSam2Error, say_count
+from medical_sam2.evaluate import EvaluationProgress, NetworkSettings, Study, StudyResult, open_data_set
 from medical_sam2.evaluate.methods import find_method
 from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol
 from medical_sam2.evaluate.report import write_report
 from medical_sam2.evaluate.run import Score, run_studies, score_held_out
-from medical_sam2.evaluate.study import EvaluationProgress, NetworkSettings, Study, StudyResult, open_data_set
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.nano import nano
@@ -36,7 +36,7 @@ from medical_sam2.train.config import Recipe, build_config, choose_recipe, overr
 from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.loop import NAME, TrainingRun, check_resumed, load_average, measure_steps, read_begun
 
-REPORT, SPLIT, BEFORE, EVERY_S = "report.json", "split.json", "before.json", 10.0
+REPORT, SPLIT, BEFORE = "report.json", "split.json", "before.json"
 
 
 def run_recipe(

@@ -53,9 +53,6 @@ class FinetuneOptions:
     threads: int | None = None
 
 
-AS_TUNED = FinetuneOptions()
-
-
 def train(
     recipe: Path,
     *,
@@ -86,7 +83,9 @@ def train(
     return 0
 
 
-def finetune(folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")], options: FinetuneOptions = AS_TUNED) -> int:
+def finetune(
+    folder: Path, /, *, output: Annotated[Path, Parameter(alias="-o")], options: FinetuneOptions = FinetuneOptions()
+) -> int:
     """Fine-tune a network on an nnU-Net raw data set.
 
     Some cases are held out: one prompt on each of them shows the Dice before and after. OUTPUT is then a folder of weights
@@ -165,15 +164,12 @@ class EvaluationOptions:
         return self.workers or (1 if self.chosen == "full" else os.cpu_count() or 1)
 
 
-AS_MEASURED = EvaluationOptions()
-
-
 def evaluate(
     *,
     data: Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative="")],
     output: Annotated[Path, Parameter(alias="-o")],
     protocols: Annotated[tuple[str, ...], Parameter(name="--protocol", consume_multiple=True, negative="")] = ("all",),
-    options: EvaluationOptions = AS_MEASURED,
+    options: EvaluationOptions = EvaluationOptions(),
     json: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
 ) -> int:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from medical_sam2.cli import EXTRAS, installed_version
+from medical_sam2.cli.options import Json
 from medical_sam2.model.catalogue import available
 
 PACKAGES = ("medical-sam2", "torch", "numpy", "scipy", "nibabel", "pydicom", "safetensors")
@@ -25,7 +26,6 @@ FEATURES = ("avx2", "avx512_bf16", "amx_bf16", "neon", "bf16")
 FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 GIB = 2**30
 weights = App(name="weights")
-Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def facts_of(health: Health) -> Iterator[tuple[str, str]]:
         yield "PROBLEM", text
 
 
-def doctor(*, one_object: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
+def doctor(*, one_object: Json = False) -> int:
     """Tell what this machine and this installation can do; exit code 2 if something keeps the package from working.
 
     Args:

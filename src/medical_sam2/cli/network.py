@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medical_sam2.batch.fingerprint import WITHOUT_EFFECT, LabelMapRecord, hash_content, hash_files, hash_weights
+from medical_sam2.batch import WITHOUT_EFFECT, LabelMapRecord, hash_content, hash_files, hash_weights
 from medical_sam2.cli.files import OutputOptions, name_notes
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import SetPrompts
@@ -29,7 +29,7 @@ from medical_sam2.model.catalogue import NAMED_WEIGHTS, is_hub_id, trained_size
 from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
-from medical_sam2.segmenter import Segmenter, check_choices, check_threads
+from medical_sam2.segmenter import Segmenter, check_choices, check_threads, load_by_settings
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import Need, slice_needs
 from medical_sam2.tracking.cropping import VolumePlan
@@ -46,8 +46,7 @@ LEAST_BYTES = 100 << 20  # beside the libraries: with less, one of them may end 
 
 def check_settings(options: InferenceOptions) -> None:
     """Refuse names that do not exist, see `segmenter.check_choices`."""
-    names = ("views", "bank", "fusion", "threads", "adapt")
-    check_choices(**{name: getattr(options, name) for name in names})
+    check_choices(**vars(options))
 
 
 def check_set_settings(options: SetInferenceOptions) -> None:
@@ -90,16 +89,7 @@ def load_segmenter(options: NetworkOptions) -> Segmenter:
     if folder is not None and not (folder.is_dir() or (folder.parent.is_dir() and not folder.exists())):
         raise InputError("the folder for features cannot be made", "give another", subject=folder)
     require_memory(LEAST_BYTES, options.weights, what="the network")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    return Segmenter.from_pretrained(
-        options.weights,
-        device=options.device,
-        precision=options.precision,  # type: ignore[arg-type]
-        image_size=options.image_size,
-        engine=options.engine,
-        pool_memory=options.pool_memory,
-    )
+    return load_by_settings(vars(options))
 
 
 def must_fetch(weights: str) -> bool:

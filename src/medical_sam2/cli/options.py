@@ -16,6 +16,7 @@ from medical_sam2.errors import ConfigError, InputError, PromptError, read_numbe
 
 FLAG = Parameter(negative="", show_default=False)
 REPEATED = Parameter(negative="", show_default=False)
+Json = Annotated[bool, Parameter(name="--json", negative="")]
 WITH_HYPHENS = Parameter(negative="", allow_leading_hyphen=True, show_default=False)
 BOXES, LINES = ("--box", "--negative-box"), ("--scribble", "--negative-scribble", "--lasso", "--negative-lasso", "--diameter")
 VOXELS = (

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import preview
-from medical_sam2.batch.fingerprint import LabelMapRecord, hash_files, read_record, record_text
+from medical_sam2.batch import LabelMapRecord, hash_files, read_record, record_text
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import (
     OutputWriter,

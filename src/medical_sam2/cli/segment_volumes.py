@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Group, Parameter
 
-from medical_sam2.batch import TemplateFiles
+from medical_sam2.batch import BatchSettings, TemplateFiles
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_faulty_rows
 from medical_sam2.batch.outputs import RESULTS
 from medical_sam2.batch.table import Check
@@ -151,13 +151,13 @@ def segment_volumes(
     finish = FinishingSettings(**vars(finishing))
     _check_words(what, prompts, outputs, options, finish)
     found, grids = _find_and_check(what, prompts, outputs, reading, options, finish)
-    from medical_sam2.batch import cluster, run  # torch takes seconds to load: not for a wrong row of a table
+    from medical_sam2.batch import run  # torch takes seconds to load: not for a wrong row of a table
 
     given: dict[str, Any] = {**vars(options), **vars(reading), **vars(outputs), "finishing": finish}
-    settings = run.BatchSettings(**{each.name: given[each.name] for each in fields(run.BatchSettings)})
+    settings = BatchSettings(**{each.name: given[each.name] for each in fields(BatchSettings)})
     batch = run.BatchRun(found.cases, outputs.output, settings, existing=existing, part=share)
     _print_found(found, batch)
-    segmenter = settings.load_segmenter() if batch.todo and (dry_run or sharing.cluster is None) else None
+    segmenter = run.load_segmenter(settings) if batch.todo and (dry_run or sharing.cluster is None) else None
     if dry_run:
         cost = None if segmenter is None else run.estimate_run(batch, grids, segmenter)
         failing = _find_failing(batch, grids, Options(**vars(reading)))
@@ -167,7 +167,7 @@ def segment_volumes(
     def work(jobs: "Sequence[BatchJob]") -> "Iterator[CaseOutcome]":
         if sharing.cluster is None:
             return run.run_here(jobs, segmenter)
-        return cluster.run_on_cluster(jobs, sharing.cluster, sharing.workers)
+        return run.run_on_cluster(jobs, sharing.cluster, sharing.workers)
 
     code = _outline(batch, batch.outline(work), quiet=quiet)
     report.print_report(_facts(batch, None), _result_text(batch), json=json)

@@ -102,16 +102,13 @@ class Keeping:
     most_upload_mb: int = 4096
 
 
-HERE, THIS_MACHINE, AS_USUAL = Reach(), Machine(), Keeping()
-
-
 def serve(
     what: Path | None = None,
     /,
     *,
-    reach: Reach = HERE,
-    machine: Machine = THIS_MACHINE,
-    keeping: Keeping = AS_USUAL,
+    reach: Reach = Reach(),
+    machine: Machine = Machine(),
+    keeping: Keeping = Keeping(),
     window: Annotated[str, Parameter(allow_leading_hyphen=True)] = "auto",
     format: Annotated[tuple[str, ...], REPEATED] = (),
     pacs: str = "",
@@ -178,19 +175,9 @@ def _check_proxy(reach: Reach) -> None:
 
 def _load_segmenter(machine: Machine) -> "Segmenter":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait leave the cores to others
-    import torch
+    from medical_sam2.segmenter import load_by_settings  # takes seconds to load: the page opens before
 
-    from medical_sam2.segmenter import Segmenter  # takes seconds to load: the page opens before
-
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
-    return Segmenter.from_pretrained(
-        machine.weights,
-        device=machine.device,
-        precision=machine.precision,  # type: ignore[arg-type]
-        keep_mb=machine.features_mb,
-        engine=machine.engine,
-    )
+    return load_by_settings(vars(machine), keep_mb=machine.features_mb)
 
 
 def _read_password(file: Path | None) -> str:

@@ -31,6 +31,7 @@ ARRAYS = "arrays"
 Task = tuple[int, ...]
 """An object: the union of some values of a label map."""
 PARTS = ("images", "labels")
+SMALLEST = 0.00153  # share of a slice under which an object is left out: 100 px of 256² (METHOD §4)
 Pixel: TypeAlias = np.uint8 | np.uint16
 """Intensities of the arrays; the largest number is white."""
 MAKE_CASES = "give the folder that `medsam2 prepare` or recipes/nano/synthesize.py wrote as `pool` (or `validation`)"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.data.cases import CaseEntry, CaseReader, Kind, Pixel, Task, TrainingCase
+from medical_sam2.data.cases import SMALLEST, CaseEntry, CaseReader, Kind, Pixel, Task, TrainingCase
 from medical_sam2.errors import FormatError
 from medical_sam2.tracking.frames import box_of, region_around
 
@@ -134,7 +134,6 @@ def _blur(frames_TCHW: Tensor, sigma: float) -> Tensor:
 
 
 TRIES = 32
-SMALLEST = 0.00153  # share of the frame under which an object is left out (100 px of 256²), METHOD §4
 ENDS = 0.35  # share of clips of volumes that go on beyond the end of their object
 INWARDS = 0.3  # share that begins at an end of it and goes through it: it grows from slice to slice
 LEAST_PIXELS = 16  # of an object that is looked at through a region of interest

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that somebody writes in."""
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,13 @@ from typing import BinaryIO
 
 from medical_sam2.errors import InputError, MedicalSam2Error, ResourceError
 
+try:
+    import fcntl
+except ImportError:  # Windows: drafts of a killed run stay, hidden
+    fcntl = None
+
+DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""What a file is called that is not whole yet."""
 EFFORT = 4
 """How hard image files are compressed: label maps hardly get smaller with more."""
 
@@ -93,3 +101,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def occupied(folder: Path, lock_file: Path) -> Iterator[None]:
+    """Say by a lock that somebody writes in a folder; who comes alone removes drafts of a run that was killed."""
+    lock = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with suppress(OSError):  # somebody else is at work, or the disk has no locks: then drafts stay
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for draft in folder.rglob(".*.tmp"):
+                    if DRAFT.fullmatch(draft.name):
+                        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)

@@ -58,8 +58,7 @@ def guarded(path: Path) -> Iterator[None]:
     Its own words and warnings are kept to itself: they quote the file, and what they quote may name a person.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     except MedicalSam2Error as error:
         raise error.about(path) from None

@@ -1,6 +1,7 @@
 """Memory attention: its weights, and one function over them.
 
-First the attention, then what it is given: memories as tokens, padded to the same number for each object.
+First the attention, then what it is given: memories as tokens, padded to the same number for each object; at the end fewer
+tokens, where that is asked for.
 
 It takes a log-weight per key: a memory that counts c times is attended to once with log c added to its score, which is
 exact; padding of ragged memories is a log-weight of −inf. Values have the rank of the
@@ -9,8 +10,12 @@ memory (64), so the softmax is applied to the memory itself and projected afterw
 Projection and rotation are linear, so that the key of a memory at a time is the key of the memory plus that of the time: the
 former is computed once and lives as long as the memory, the latter is the same for all objects.
 
+Fewer tokens: a memory says nearly the same in four neighbouring tokens that all lie inside of its object, or all outside. Their
+mean counts four times (log 4 is added to its score), so that most of the keys go: of the large maps of SAM 2 at 512 and 1024
+pixels that is most of the work. Answers differ a little; it is off unless asked for, and then nothing of it is called.
+
 Shapes: B objects, L tokens of a frame, K tokens of memory, C channels, M channels of memory (memories, in tokens of maps),
-D channels of a head; V batches of G heads; h w feature map.
+D channels of a head; V batches of G heads; h w feature map; P further tokens of pointers.
 """
 
 import math
@@ -24,11 +29,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.memory_pooling import PooledTokens
 from medical_sam2.model.modules import Attention, Sam2Config, relu
 
 CHUNK = 256  # queries at a time: their scores stay in cache
 MOST_TOKENS = 1024  # of a memory whose keys are kept: those of larger ones need much room, and little time beside their scores
+INSIDE = "inside"
+"""What a memory keeps of its mask for pooling, by this name (1, h, w): the share of each token that is inside the object."""
+BORDER = 0.1  # difference of these shares within reach, from which a token lies at the border
 
 
 class MemoryAttention(nn.Module):
@@ -155,7 +162,7 @@ def attend(
     pointers: int,
     *,
     keys: Iterator[Tensor] | None = None,
-    pooled: PooledTokens | None = None,
+    pooled: "PooledTokens | None" = None,
 ) -> Tensor:
     """A frame in the light of its memories.
 
@@ -357,3 +364,66 @@ def _elapsed_encodings(network: Any, shares: Set[float | None]) -> dict[float | 
     found: dict[float | None, Tensor] = {None: blank}
     found.update(zip(given, encoded.split(1), strict=True))
     return found
+
+
+def share_inside(mask_B1SS: Tensor, height: int, width: int) -> Tensor:
+    """The share of each token (B, 1, h, w) that is inside the mask, which is in [0, 1]."""
+    return F.adaptive_avg_pool2d((mask_B1SS > 0.5).float(), (height, width))
+
+
+class PooledTokens:
+    """Which tokens of the maps are attended to one by one, and which four as their mean.
+
+    Args:
+        recall: for each object the memories whose maps are attended to, at least one memory in all.
+        size: h and w of a map, even.
+        margin: tokens from the border up to which they are attended to one by one, from 0.
+    """
+
+    def __init__(self, recall: Sequence[Sequence[Recalled]], size: tuple[int, int], margin: int) -> None:
+        self._size, self._most = size, max(len(memories) for memories in recall)
+        self._single: list[Tensor] = []
+        self._blocks: list[Tensor] = []
+        for memories in recall:
+            near = [_near_border(r.memory.own[INSIDE], margin) for r in memories]
+            blocks_MHW = torch.stack([F.max_pool2d(each, 2)[0] for each in near]) if near else torch.zeros(0, 1, 1)
+            single_Mhw = blocks_MHW.repeat_interleave(2, 1).repeat_interleave(2, 2)
+            self._single.append(single_Mhw.flatten().nonzero()[:, 0])
+            self._blocks.append((blocks_MHW.flatten() == 0).nonzero()[:, 0])
+        self.count = max(len(a) + len(b) for a, b in zip(self._single, self._blocks, strict=True))
+
+    def means(self, tokens_BKC: Tensor) -> Tensor:
+        """Tokens, or means of four (B, `count` + P, C), zeros where an object has fewer; what follows the maps stays."""
+        height, width = self._size
+        maps = self._most * height * width
+        found = tokens_BKC.new_zeros(len(tokens_BKC), self.count + tokens_BKC.shape[1] - maps, tokens_BKC.shape[2])
+        found[:, self.count :] = tokens_BKC[:, maps:]
+        for row_KC, own_KC, single, blocks in zip(found, tokens_BKC, self._single, self._blocks, strict=True):
+            pairs = own_KC[:maps].view(self._most, height // 2, 2, width // 2, 2, -1)
+            row_KC[: len(single)] = own_KC[single]
+            row_KC[len(single) : len(single) + len(blocks)] = pairs.mean((2, 4)).flatten(0, 2)[blocks]
+        return found
+
+    def rotations(self, rotation_LD: Tensor) -> Tensor:
+        """What turns the keys of these (B, `count`, D / 2), by the rotation of each token of a map.
+
+        Where four keys are alike, the mean of the turned ones is their mean, turned by the mean of the rotations.
+        """
+        maps = rotation_LD.repeat(self._most, 1).expand(len(self._single), -1, -1)
+        return torch.complex(self.means(maps.real), self.means(maps.imag))
+
+    def log_weights(self, bias_BK: Tensor) -> Tensor:
+        """Log-weights (B, `count` + P) of these, by those of the tokens, which are the same within a memory."""
+        found = self.means(bias_BK[..., None].clamp(min=torch.finfo(bias_BK.dtype).min / 8))[..., 0]
+        for row_K, single, blocks in zip(found, self._single, self._blocks, strict=True):
+            row_K[len(single) : len(single) + len(blocks)] += math.log(4)
+            row_K[len(single) + len(blocks) : self.count] = -torch.inf
+        found[:, self.count :] = bias_BK[:, bias_BK.shape[1] - (found.shape[1] - self.count) :]
+        return found
+
+
+def _near_border(inside_1hw: Tensor, margin: int) -> Tensor:
+    """1 where the share of tokens inside changes within so many tokens and one, else 0 (1, h, w)."""
+    reach = 2 * (margin + 1) + 1
+    most, least = (sign * F.max_pool2d(sign * inside_1hw.float(), reach, 1, reach // 2) for sign in (1, -1))
+    return (most - least > BORDER).float()

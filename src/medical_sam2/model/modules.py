@@ -351,14 +351,12 @@ class MaskDownsampler(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         steps = int(math.log2(STRIDE))
-        self.layers = nn.ModuleList(Downsampling(4**i) for i in range(steps))
+        self.layers = nn.Sequential(*(Downsampling(4**i) for i in range(steps)))
         self.final_conv = nn.Conv2d(4**steps, width, 1)
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         """The map."""
-        for layer in self.layers:
-            x_BChw = layer(x_BChw)
-        return self.final_conv(x_BChw)
+        return self.final_conv(self.layers(x_BChw))
 
 
 class Downsampling(nn.Module):
@@ -379,13 +377,11 @@ class MemoryFuser(nn.Module):
 
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(FuserBlock(config.width, config.fuser_hidden) for _ in range(config.fuser_layers))
+        self.layers = nn.Sequential(*(FuserBlock(config.width, config.fuser_hidden) for _ in range(config.fuser_layers)))
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         """Same shape in and out."""
-        for layer in self.layers:
-            x_BChw = layer(x_BChw)
-        return x_BChw
+        return self.layers(x_BChw)
 
 
 class FuserBlock(nn.Module):

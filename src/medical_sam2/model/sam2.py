@@ -18,8 +18,7 @@ from medical_sam2.errors import ConfigError
 from medical_sam2.model import memory_attention as attention
 from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall, clone_rows, gather
 from medical_sam2.model.image_encoders import HieraEncoder
-from medical_sam2.model.memory_attention import KeptKeys, MemoryAttention, attend
-from medical_sam2.model.memory_pooling import INSIDE, PooledTokens, share_inside
+from medical_sam2.model.memory_attention import INSIDE, KeptKeys, MemoryAttention, PooledTokens, attend, share_inside
 from medical_sam2.model.modules import FeedForward, HieraSizes, MaskDecoder, MemoryEncoder, PromptEncoder, Sam2Config
 from medical_sam2.model.tracker import fit_square, upsample
 from medical_sam2.prompts import FramePrompt
@@ -60,7 +59,7 @@ class Sam2(nn.Module):
     """A SAM 2 network as a `Backbone`; `logit_stride` is the stride of its mask logits in pixels of the input.
 
     `pool_margin` is how many tokens from the border of an object its memories are attended to token by token, and beyond as
-    means of four (`memory_pooling`); None, as it is at first, for all tokens one by one, as SAM 2 does.
+    means of four (`PooledTokens`); None, as it is at first, for all tokens one by one, as SAM 2 does.
 
     Args:
         config: sizes of the whole network.

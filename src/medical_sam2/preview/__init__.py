@@ -1,7 +1,7 @@
 """Pictures to judge a segmentation by at a glance, in the way of a radiologist's screen.
 
 A montage of a volume, a film of it, a sheet of many images. `scene` decides which slices and greys they show, `drawing` has
-tiles, colours and letters, `fonts` what draws these.
+tiles, colours, letters and the fonts that have them.
 """
 
 import io
@@ -20,8 +20,7 @@ from medical_sam2.intensity_window import Window, percentile_window
 from medical_sam2.io.atomic import writing
 from medical_sam2.io.voxels import say_size, volume_ml
 from medical_sam2.preview import drawing
-from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, PreviewCrop
-from medical_sam2.preview.fonts import describe_lost_names, legible, shown_name
+from medical_sam2.preview.drawing import BACKGROUND, MUTED, Colour, PreviewCrop, describe_lost_names, legible, shown_name
 from medical_sam2.preview.scene import PreviewScene
 from medical_sam2.prompts import Prompt
 from medical_sam2.views import OPPOSITE, THREE_VIEWS, View

@@ -11,6 +11,7 @@ likeness of what the network sees of it to what it sees of labelled ones, and th
 where nobody asked yet.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -73,6 +74,16 @@ class DatastoreImage:
     def name(self) -> str:
         """Of the file that is sent."""
         return self.entry.name if self.entry.path.is_file() else f"{self.id}{self.suffix}"
+
+    # A viewer keeps what it has downloaded by its name, and takes it for the same image unless a checksum says otherwise.
+    @property
+    def info(self) -> dict[str, Any]:
+        """What clients are told of it."""
+        facts = {"path": "", "name": self.name}
+        if not self.entry.path.is_file():
+            return facts
+        with self.entry.path.open("rb") as stream:
+            return {**facts, "checksum": f"SHA256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"}
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,36 @@ class Datastore:
             if version and each.version == version:
                 return each
         raise NotFound("label")
+
+    def count(self) -> dict[str, Any]:
+        """How many images there are, how many of them are labelled, and how many of them have labels of each tag."""
+        images, labels = self.images(), self.labels()
+        tags = [tag for id in images for tag in labels.get(id, {})]
+        return {"total": len(images), "completed": tags.count(FINAL), "label_tags": {tag: tags.count(tag) for tag in set(tags)}}
+
+    def describe(self) -> dict[str, Any]:
+        """All images, each with the last version of its labels of each tag."""
+        labels = self.labels()
+        objects = {
+            image.id: {
+                "image": {"ext": image.suffix, "info": {"name": image.name}},
+                "labels": {
+                    tag: {"ext": versions[-1].suffix, "info": {**versions[-1].info, "version": versions[-1].version}}
+                    for tag, versions in labels.get(image.id, {}).items()
+                },
+            }
+            for image in self.images().values()
+        }
+        return {"name": "library", "description": "", "images_dir": ".", "labels_dir": "labels", "objects": objects}
+
+    def training_pairs(self) -> list[dict[str, str]]:
+        """Labelled images and their labels, as paths within the library."""
+        labels = self.labels()
+        return [
+            {"image": image.entry.name, "label": f"labels/{FINAL}/{labels[image.id][FINAL][-1].path.name}"}
+            for image in self.images().values()
+            if FINAL in labels.get(image.id, {})
+        ]
 
     def save_label(self, image: DatastoreImage, tag: str, source: Path, suffix: str, info: Mapping[str, Any]) -> LabelVersion:
         """Keep a copy of a file as the next version of an image's labels.

@@ -11,8 +11,9 @@ state or its end hears that there is none, as from MONAI Label; who asks for it 
 begun.
 """
 
-import hashlib
+import gzip
 import json
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,30 +21,23 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from numpy.typing import NDArray
+from pydantic import AfterValidator, AliasChoices, BaseModel, TypeAdapter, ValidationError
+from pydantic import Field as Limited
 
 from medical_sam2 import io
+from medical_sam2.io import registry
 from medical_sam2.io.labels import fit
 from medical_sam2.io.safe_open import CHUNK
-from medical_sam2.prompts import Box, Prompt
+from medical_sam2.prompts import Box, Point, Prompt
 from medical_sam2.server import Conflict, InvalidRequest, NotFound, Refusal
-from medical_sam2.server.datastore import (
-    FINAL,
-    SENT_AS,
-    STRATEGIES,
-    ActiveLearning,
-    Datastore,
-    DatastoreImage,
-    LibrarySessions,
-    known_suffix,
-)
-from medical_sam2.server.monai_forms import STRUCTURE, InferenceRequest, as_asked, parse, read_segments
+from medical_sam2.server.datastore import FINAL, SENT_AS, STRATEGIES, ActiveLearning, Datastore, LibrarySessions, known_suffix
 from medical_sam2.server.segmentation import SessionImage, SessionImageSet, SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.session_store import SessionStore
@@ -51,6 +45,11 @@ from medical_sam2.strokes import Brush, says_where
 from medical_sam2.volume import Volume
 
 MODEL, SCRIBBLES, VERSION = "medical_sam2", "medical_sam2_scribbles", "0.8.0"
+MOST_CLICKS, MOST_SEGMENTS = 1_000, 1_000
+STRUCTURE = "structure"  # the only label: clicks come as `foreground`, or under its name
+TYPES = frozenset({"uint8", "int16", "uint16", "int32", "uint32"})
+Place: TypeAlias = Annotated[float, Limited(allow_inf_nan=False)]
+Kind = TypeVar("Kind")
 INK: Mapping[str, bool] = {"foreground_scribbles": True, "background_scribbles": False}  # names of 3D Slicer's segments
 EXPIRY_S = 3_600
 NAMES: Mapping[int, str] = {1: STRUCTURE}
@@ -59,6 +58,46 @@ Name = Annotated[str, Query(max_length=256)]
 Tag = Annotated[str, Query(max_length=32)]
 Params = Annotated[str, Form(max_length=1_000_000)]
 NO_SUFFIX = "the name of the file has no suffix that tells what it is; send NIfTI, NRRD or MetaImage"
+
+
+def _six_or_none(numbers: list[float]) -> list[float]:
+    if len(numbers) not in {0, 6}:
+        raise ValueError
+    return numbers
+
+
+class SegmentInfo(BaseModel):
+    """A segment of a label map."""
+
+    name: Annotated[str, Limited(max_length=1_000)]
+    number: Annotated[int, Limited(validation_alias=AliasChoices("id", "idx"), ge=0)]
+
+
+VOXELS = TypeAdapter[list[tuple[Place, Place, Place]]](
+    Annotated[list[tuple[Place, Place, Place]], Limited(max_length=MOST_CLICKS)]
+)
+ROI = TypeAdapter[list[float]](Annotated[list[Place], AfterValidator(_six_or_none)])
+SEGMENTS = TypeAdapter[list[SegmentInfo]](Annotated[list[SegmentInfo], Limited(max_length=MOST_SEGMENTS)])
+EXPECTED: Mapping[str, str] = {
+    "foreground": f"a list of at most {MOST_CLICKS} voxels",
+    STRUCTURE: f"a list of at most {MOST_CLICKS} voxels",
+    "background": f"a list of at most {MOST_CLICKS} voxels",
+    "roi": "six numbers, the first and the last voxel along each axis, or none",
+    "label_info": "a list of the label map's segments, each with its name and its id",
+}
+
+
+@dataclass(frozen=True)
+class InferenceRequest:
+    """What an inference asks for."""
+
+    clicks: Sequence[Prompt]  # inside of the structure, and outside
+    roi: Sequence[float]  # first and last voxel along each axis, in any order; empty where there is none
+    names: Mapping[str, int]  # of the segments of the label map that comes with it → values there
+    label: str  # name of the structure, where it is told
+    form: str  # suffix of the answer
+    kind: str = "uint8"  # of its numbers, in NRRD
+    packed: bool = True  # whether they are compressed there
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +141,7 @@ def _about(router: APIRouter, datastore: Datastore) -> None:
             "strategies": {name: {"description": description} for name, description in STRATEGIES.items()},
             "scoring": {},
             "train_stats": {},
-            "datastore": _count(datastore),
+            "datastore": datastore.count(),
             "config": {},
         }
 
@@ -151,7 +190,7 @@ def _inference(router: APIRouter, learning: ActiveLearning) -> None:
     ) -> Response:
         if model not in {"", MODEL, SCRIBBLES}:
             raise NotFound(f"model {model[:40]!r}")
-        request = parse(params)
+        request = parse_request(params)
         with ExitStack() as stack:
             if session_id:
                 session = store.get(session_id)
@@ -273,8 +312,7 @@ def _learning(router: APIRouter, learning: ActiveLearning) -> None:
     def next_sample(strategy: str) -> dict[str, Any]:
         if (found := learning.choose(strategy)) is None:
             return {}
-        facts = _image_info(found.image)
-        return {"id": found.image.id, **facts, "weight": round(found.weight, 6), "reason": found.reason}
+        return {"id": found.image.id, **found.image.info, "weight": round(found.weight, 6), "reason": found.reason}
 
 
 def _training(router: APIRouter) -> None:
@@ -297,57 +335,16 @@ def _about_datastore(router: APIRouter, datastore: Datastore) -> None:
     @router.get("/datastore")
     def about(output: Literal["stats", "all", "train"] = "stats") -> Any:
         if output == "stats":
-            return _count(datastore)
-        return _all(datastore) if output == "all" else _pairs(datastore)
+            return datastore.count()
+        return datastore.describe() if output == "all" else datastore.training_pairs()
 
     @router.get("/datastore/image/info")
     def image_info(image: Name) -> dict[str, Any]:
-        return _image_info(datastore.get(image))
+        return datastore.get(image).info
 
     @router.get("/datastore/label/info")
     def label_info(label: Name, tag: Tag = FINAL) -> Any:
         return datastore.label(label, tag).info
-
-
-def _count(datastore: Datastore) -> dict[str, Any]:
-    """How many images there are, how many of them are labelled, and how many of them have labels of each tag."""
-    images, labels = datastore.images(), datastore.labels()
-    tags = [tag for id in images for tag in labels.get(id, {})]
-    return {"total": len(images), "completed": tags.count(FINAL), "label_tags": {tag: tags.count(tag) for tag in set(tags)}}
-
-
-def _all(datastore: Datastore) -> dict[str, Any]:
-    labels = datastore.labels()
-    objects = {
-        image.id: {
-            "image": {"ext": image.suffix, "info": {"name": image.name}},
-            "labels": {
-                tag: {"ext": versions[-1].suffix, "info": {**versions[-1].info, "version": versions[-1].version}}
-                for tag, versions in labels.get(image.id, {}).items()
-            },
-        }
-        for image in datastore.images().values()
-    }
-    return {"name": "library", "description": "", "images_dir": ".", "labels_dir": "labels", "objects": objects}
-
-
-def _pairs(datastore: Datastore) -> list[dict[str, str]]:
-    """Paths within the library."""
-    labels = datastore.labels()
-    return [
-        {"image": image.entry.name, "label": f"labels/{FINAL}/{labels[image.id][FINAL][-1].path.name}"}
-        for image in datastore.images().values()
-        if FINAL in labels.get(image.id, {})
-    ]
-
-
-# A viewer keeps what it has downloaded by its name, and takes it for the same image unless a checksum says otherwise.
-def _image_info(image: DatastoreImage) -> dict[str, Any]:
-    facts = {"path": "", "name": image.name}
-    if not image.entry.path.is_file():
-        return facts
-    with image.entry.path.open("rb") as stream:
-        return {**facts, "checksum": f"SHA256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"}
 
 
 def _images(router: APIRouter, library: LibrarySessions) -> None:
@@ -423,3 +420,57 @@ def _labels(router: APIRouter, library: LibrarySessions) -> None:
     def download(label: Name, tag: Tag = FINAL) -> Response:
         found = library.datastore.label(label, tag)
         return FileResponse(found.path, media_type="application/octet-stream", filename=found.path.name)
+
+
+def parse_request(params: str) -> InferenceRequest:
+    """What an inference asks for; raises InvalidRequest if it is not what it should be."""
+    given = _object(params)
+    suffix = str(given.get("result_extension", ".nrrd"))
+    form = suffix[1:] if suffix in registry.written() and not registry.writer_of(Path(f"a{suffix}")).check else "nrrd"
+    sides = (("foreground", True), (STRUCTURE, True), ("background", False))
+    clicks = [Point(voxel, positive=positive) for key, positive in sides for voxel in _read(VOXELS, given, key)]
+    roi, info = _read(ROI, given, "roi"), _read(SEGMENTS, given, "label_info")
+    label = str(given.get("selected_label_name") or given.get("label") or "")
+    kind = str(given.get("result_dtype"))
+    packed = given.get("result_compress") is not False
+    names = {each.name: each.number for each in info}
+    return InferenceRequest(clicks, roi, names, label, form, kind if kind in TYPES else "uint8", packed)
+
+
+# OHIF's extension takes the bytes behind the header as numbers of the type that it asked for, whatever the header says of them.
+def as_asked(nrrd: bytes, request: InferenceRequest) -> bytes:
+    """A label map of bytes as NRRD, in the type that was asked for, and not compressed where that was."""
+    if request.form != "nrrd" or (request.kind == "uint8" and request.packed):
+        return nrrd
+    head, body = nrrd.split(b"\n\n", 1)
+    data = np.frombuffer(gzip.decompress(body), np.uint8).astype(f"<{np.dtype(request.kind).str[1:]}").tobytes()
+    told = {b"type": request.kind, b"endian": "little", b"encoding": "gzip" if request.packed else "raw"}
+    for name, value in told.items():
+        head = re.sub(rb"(?m)^%s: .*$" % name, b"%s: %s" % (name, value.encode()), head)
+    return head + b"\n\n" + (gzip.compress(data, mtime=0) if request.packed else data)
+
+
+def _read(kind: "TypeAdapter[list[Kind]]", given: Mapping[str, Any], key: str) -> "list[Kind]":
+    try:
+        return kind.validate_python(given.get(key) or [])
+    except ValidationError:
+        raise InvalidRequest(f"{key} is not what it should be: {EXPECTED[key]}") from None
+
+
+def read_segments(params: str) -> list[SegmentInfo]:
+    """The segments that a label map is said to have; whatever else comes with it is not kept: it may name a person.
+
+    Raises:
+        InvalidRequest: it is not what it should be.
+    """
+    return _read(SEGMENTS, _object(params), "label_info")
+
+
+def _object(params: str) -> Mapping[str, Any]:
+    try:
+        given = json.loads(params or "{}")
+    except ValueError:
+        given = None
+    if not isinstance(given, dict):
+        raise InvalidRequest("params is no JSON object")
+    return given

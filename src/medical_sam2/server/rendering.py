@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,6 @@ from medical_sam2.statistics import ObjectStatistics, measure, to_csv
 from medical_sam2.tracking.confidence import ReviewSuggestion, suggest_reviews
 from medical_sam2.volume import Segmentation, SliceConfidence
 
-NumberedMaps: TypeAlias = tuple[NDArray[np.unsignedinteger], ...]
 SOLID = 160  # voxels along each axis of the 3D view, at most
 OVERLAY = "overlay"
 DISAGREE = 0.25  # how undecided the voxels of a structure are on a slice, of 1, from which views disagree there

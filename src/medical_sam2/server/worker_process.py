@@ -23,15 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import io
-from medical_sam2.errors import (
-    AmbiguousError,
-    FormatError,
-    InputError,
-    MedicalSam2Error,
-    ResourceError,
-    list_first,
-    say_count,
-)
+from medical_sam2.errors import AmbiguousError, FormatError, InputError, MedicalSam2Error, ResourceError, list_first, say_count
 from medical_sam2.io import atomic, registry
 from medical_sam2.server import AmbiguousSource, InvalidRequest, LimitReached, Refusal, pacs, refusal_for
 from medical_sam2.volume import Segmentation, Volume

@@ -27,7 +27,7 @@ from medical_sam2.model.weights import read_small_network
 from medical_sam2.tracking.confidence import RefinedSlices, dice_of
 from medical_sam2.tracking.frames import box_of, region_around
 from medical_sam2.tracking.fusion import Fusion, Slabs
-from medical_sam2.tracking.witnesses import follow_flow, geodesics, shift
+from medical_sam2.tracking.witnesses import follow_flow, geodesics, path_costs, shift
 
 SIDE, VOXELS = 64, 2_000_000  # pixels along a side of a slice, voxels in all, at most
 MARGIN = 1.75  # side of the region over the object's, in a slice
@@ -277,7 +277,7 @@ def _features(tracked: Floats, grey: Floats, confidence: NDArray[np.floating], p
     alike, alike_around = (log_odds(values, prompted.outline, slices) for values in (grey, smooth))
     likely = np.asarray(1 / (1 + np.exp(-np.clip((alike + alike_around) / 2, -4, 4))), np.float32)
     followed = later(partial(_follow_outline, smooth, prompted, signed))
-    ways = geodesics(tracked, likely, edge, prompted.seeds(signed), prompted.steps)
+    ways = geodesics(path_costs(tracked, likely, edge), prompted.seeds(signed), prompted.steps.tolist())
     reliability = dice_of(likely[slices] > 0.5, outlines), _contrast(edge[slices], np.abs(signed[slices]) < BAND)
     moved, mismatch = followed.result()
     along = [

@@ -265,8 +265,8 @@ def convert_encoder(network: Sam2, frames_N3SS: Tensor) -> Any:
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     module = _Encode(network).eval()
-    with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast("cpu", enabled=False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: sizes become constants, as they should
+    quietly = warnings.catch_warnings(action="ignore")  # of tracing: sizes become constants, as they should
+    with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast("cpu", enabled=False), quietly:
         module(frames_N3SS.float())  # what the network keeps from the first frame on is there before it is traced
         decoder = TorchScriptPythonDecoder(module, example_input=frames_N3SS.float().clone())
         front = FrontEndManager().load_by_framework("pytorch")

@@ -30,18 +30,16 @@ from medical_sam2.model.backbone import Features
 from medical_sam2.model.tracker import upsample
 from medical_sam2.model.weights import read_small_network
 from medical_sam2.tracking.confidence import dice_of
-from medical_sam2.tracking.consensus import MOST_CHANGE
-from medical_sam2.tracking.witnesses import sweep
+from medical_sam2.tracking.consensus import MOST_CHANGE, SURE
+from medical_sam2.tracking.witnesses import geodesics, path_costs
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
 
 NETWORK_FILE = "set_consensus.safetensors"
 SIDE = 256  # pixels along a side of the square that descriptors are made of
-SURE = 6.0  # logits are cut there
 PIXELS, RIDGE = 2400, 1e-3  # that a regression learns from; its penalty, as a share of the mean square
 GREY = 0.01  # channels that differ by less are no colour
-STEP, UNREACHED = 0.02, 1e3  # what a way over the whole image costs where nothing is in the way; of a pixel without a way
 FEATURES = (
     *("tracked", "tracked around", "tracked far around", "regression", "regression around", "regression far around"),
     *(
@@ -318,12 +316,9 @@ def _geodesics(logits: Floats, own: Floats, edge: Floats, found: MaskArray) -> l
         return [np.full(found.shape, -1, np.float32)] * 2
     if not outside.any():
         return [np.zeros(found.shape, np.float32)] * 2
-    mixed = ((2 * expit(logits) + expit(3 * own)) / 3)[::2, ::2]
-    costs = np.stack([edge[::2, ::2], edge[::2, ::2], np.square(1 - mixed), np.square(mixed)], dtype=np.float32)
-    start = np.where(np.stack([inside, outside] * 2), np.float32(0), np.float32(UNREACHED))
+    along_edges, _, along_all = path_costs(*(each[None, ::2, ::2] for each in (expit(logits), expit(3 * own), edge)))
     unit = 16 / found.shape[0] / 2
-    far = sweep(start[:, None], costs[:, None] + np.float32(STEP), [1.0, unit, unit])[:, 0]
-    return [(far[n + 1] - far[n]) / (far[n + 1] + far[n] + np.float32(1e-3)) for n in (0, 2)]
+    return [way[0] for way in geodesics((along_edges, along_all), (inside[None], outside[None]), [1.0, unit, unit])]
 
 
 def _part_features(logits: Floats, found: MaskArray, usual: float) -> list[Floats]:

@@ -26,13 +26,7 @@ from medical_sam2.io.voxels import NO_PLACE
 from medical_sam2.model.memory_bank import PolicyBank, cosine
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.strokes import joins_outlines
-from medical_sam2.tracking.confidence import (
-    count_areas,
-    describe_ends_in,
-    find_leaks_in,
-    mark_collapses,
-    mark_leaks,
-)
+from medical_sam2.tracking.confidence import count_areas, describe_ends_in, find_leaks_in, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
 from medical_sam2.tracking.finishing import remove_islands
 from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, group_regions, object_box, region_for

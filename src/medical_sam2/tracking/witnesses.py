@@ -11,7 +11,7 @@ its kind (docs/log.md, 2026-11-30).
 Shapes: M distance maps of n h w boxes; n slices, h w pixels, C planes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
+Costs = tuple[Floats, Floats]
 STEP = 0.02  # what a way of one radius costs where nothing is in the way
 UNREACHED = 1e3
 SMALLEST = 16  # pixels along the shorter side of the coarsest pictures, at least
@@ -31,23 +32,30 @@ FARTHEST = 2.0  # pixels in a round
 AT_ONCE = 32  # pairs of slices: of all at once the planes would be a third of a gigabyte
 
 
-def geodesics(
-    tracked: Floats, likely: Floats, edge: Floats, seeds: tuple[MaskArray, MaskArray], steps: NDArray[np.float64]
-) -> list[Floats]:
-    """How much nearer inside (1) than outside (-1) each box is: along edges, edges and greys, tracking and greys.
+def path_costs(tracked: Floats, likely: Floats, edge: Floats) -> tuple[Costs, Costs, Costs]:
+    """What ways of length 1 cost inside and outside of an object: along edges, edges and greys, tracking and greys.
 
     Args:
-        tracked: (n, h, w) probability of the object in [0, 1].
-        likely: (n, h, w) the same by the grey alone.
-        edge: (n, h, w) strength, 0 where there is none.
-        seeds: (n, h, w) what is surely inside, and outside.
-        steps: sides of a box, in radii of the object.
+        tracked: probability of the object in [0, 1].
+        likely: the same by the grey alone.
+        edge: strength, 0 where there is none.
     """
     mixed = (2 * tracked + likely) / 3
     greys = edge / 2 + np.square(1 - likely), edge / 2 + np.square(likely)
+    return (edge, edge), greys, (np.square(1 - mixed), np.square(mixed))
+
+
+def geodesics(costs: Iterable[Costs], seeds: tuple[MaskArray, MaskArray], steps: Sequence[float]) -> list[Floats]:
+    """How much nearer inside (1) than outside (-1) each box is, by each kind of costs.
+
+    Args:
+        costs: (n, h, w) of a way of length 1, from 0, inside and outside.
+        seeds: (n, h, w) what is surely inside, and outside.
+        steps: sides of a box, in the unit of lengths.
+    """
     start, ways = np.where(np.stack(seeds), np.float32(0), np.float32(UNREACHED)), list[Floats]()
-    for costs in ((edge, edge), greys, (np.square(1 - mixed), np.square(mixed))):  # one after the other: a third of the memory
-        inside, outside = sweep(start, np.stack(costs, dtype=np.float32) + np.float32(STEP), steps.tolist())
+    for pair in costs:  # one after the other: a third of the memory
+        inside, outside = sweep(start, np.stack(pair, dtype=np.float32) + np.float32(STEP), steps)
         ways.append((outside - inside) / (outside + inside + np.float32(1e-3)))
     return ways
 

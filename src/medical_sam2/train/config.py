@@ -7,16 +7,17 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from medical_sam2.data.cases import SMALLEST
 from medical_sam2.data.clips import Sampling, Strength
 from medical_sam2.errors import ConfigError
+from medical_sam2.model.image_encoders import Insertion
 from medical_sam2.model.nano import Nano
 from medical_sam2.model.sam2 import Sam2
 
 NANO_RATE = 1e-4  # a seventh of the rate from scratch; no measurement chose it yet
 T = TypeVar("T")
-Insertion: TypeAlias = Literal["none", "lora", "adapter"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Phase:
     clips: int  # of a batch, over all processes
     objects: int = 3  # at most, of each clip
     size: int = 128  # side of the input in pixels
-    smallest: float = 0.00153  # share of the frame under which an object is left out
+    smallest: float = SMALLEST  # share of the frame under which an object is left out
     context: int = 0  # frames tracked between the first and the others without learning from them, so that the bank must choose
 
     def __post_init__(self) -> None:

@@ -78,8 +78,7 @@ class ProcessGroup:
         if self._accelerator is None:
             return module
         if not spread:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of torch, about a name that Accelerate uses
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of a name that Accelerate uses
                 return self._accelerator.prepare_model(module)
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard

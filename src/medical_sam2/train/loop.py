@@ -1,33 +1,29 @@
 """The training loop: a run that can stop at any step, on one process or many, and go on as if it had not.
 
 A checkpoint holds everything that a run needs to go on bit for bit, in one safetensors file, written whole or not at all. There
-are no generators to save: whatever is random in a step is drawn from (seed, step, place).
-
-A few weights may be trained beside a frozen image encoder, as two of the compared methods do. LoRA as in SAMed (Zhang and Liu
-2023, arXiv 2304.13785): updates of low rank to queries and values of the encoder's attention. They are merged into the weights
-afterwards: what is written is a plain checkpoint. Adapters as in the Medical SAM Adapter, MSA (Wu et al. 2023, arXiv
-2304.12620): small layers after each attention and beside each feed-forward part. They cannot be merged; they are written with
-the weights, and found by their names. In both the mask decoder is trained too, and nothing else: prompt encoder and memory
-stay, as these methods have no memory.
+are no generators to save: whatever is random in a step is drawn from (seed, step, place). Beside it a run leaves curves of its
+steps: metrics.jsonl always, TensorBoard where it is installed.
 """
 
 import copy
 import json
 import math
+import os
 import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader
 
 from medical_sam2.data.cases import CaseReader, read_pool
@@ -35,14 +31,13 @@ from medical_sam2.data.clips import ClipSampler
 from medical_sam2.errors import ConfigError, FormatError, MedicalSam2Error
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
-from medical_sam2.model.image_encoders import WindowAttention, add_adapters
+from medical_sam2.model.image_encoders import insert_trainable, merge_updates
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.train.config import Insertion, Recipe, build_config
+from medical_sam2.train.config import Recipe, build_config
 from medical_sam2.train.distributed import ProcessGroup, assign, explain_lost_process, gather, local_part
-from medical_sam2.train.records import RunRecords, StepReport, Validation
-from medical_sam2.train.train_step import Batch, StepBatches, TrainStep
+from medical_sam2.train.train_step import Batch, StepBatches, TrainStep, Validation
 
-RECIPE = "recipe.json"
+RECIPE, METRICS, CURVES = "recipe.json", "metrics.jsonl", "tensorboard"
 ENCODER = "vision_encoder."
 HIERA = re.compile(r"vision_encoder\.backbone\.blocks\.(\d+)\.")
 PYRAMID = re.compile(r"vision_encoder\.stages\.(\d+)\.(\d+)\.")
@@ -53,7 +48,19 @@ MAY_CHANGE = {"workers", "save_every", "picture_every", "checkpointing", "shard"
 Parts = tuple[Sam2, dict[str, Tensor], torch.optim.Optimizer]
 WARM_UP_STEPS, TIMED_STEPS = 1, 3
 SHARE_OF_TIME = 0.9  # of the minutes that are planned with; clips are slower to come now and then
-DECODER, INSERTED = "mask_decoder.", ("parametrizations.weight.0.", "_adapter.")
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step as it is reported."""
+
+    step: int  # how many are done
+    loss: float  # of the whole step
+    dice_first: float  # mean Dice on prompted frames; nan where all were outlined
+    dice_tracked: float  # mean Dice on tracked frames; nan where there were none
+    seconds: float  # that the step took, waiting for clips included
+    rate: float  # the learning rate
+    norm: float  # of the gradient before it was limited
 
 
 class TrainingRun:
@@ -400,63 +407,68 @@ def measure_steps(network: Sam2, recipe: Recipe, folder: Path, minutes: float, d
     return max(10, int(SHARE_OF_TIME * 60 * minutes / each))
 
 
-class LowRankUpdate(nn.Module):
-    """Adds an update of low rank to the queries and values of a weight (3 W, C); none before it is trained."""
-
-    def __init__(self, weight: Tensor, rank: int) -> None:
-        super().__init__()
-        rows, columns = weight.shape
-        self.down = nn.Parameter(torch.empty(2, rank, columns))
-        self.up = nn.Parameter(torch.zeros(2, rows // 3, rank))
-        nn.init.kaiming_uniform_(self.down, a=5**0.5)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The weight after the update."""
-        query, value = self.up @ self.down
-        return weight + torch.cat([query, torch.zeros_like(query), value])
-
-
-def insert_trainable(network: Sam2, kind: Insertion, rank: int) -> None:
-    """Insert what is trained, and freeze the rest of the network but its mask decoder; nothing where it is "none".
+class RunRecords:
+    """Curves of a run. Rows that a killed run wrote after its last checkpoint are dropped, so that each step has one; the
+    others are on the disk at any time.
 
     Args:
-        rank: of the updates, or channels in the middle of the adapters.
-
-    Raises:
-        ConfigError: the image encoder has no attention, or adapters of another width.
+        step: that the run goes on from.
+        write: whether this process is the one that writes.
     """
-    if kind == "none":
-        return
-    if network.config.hiera is None:
-        problem = "the image encoder of these weights has no attention to add to"
-        raise ConfigError(problem, "start from weights of a SAM 2 network", subject="adapter")
-    if kind == "lora":
-        _add_updates(network, rank)
-    else:
-        _add_adapters(network, rank)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith(DECODER) or any(part in name for part in INSERTED))
+
+    def __init__(self, folder: Path, step: int, *, write: bool = True) -> None:
+        self._stack, self._file, self._board = ExitStack(), None, None
+        if not write:
+            return
+        path = folder / METRICS
+        if path.exists():
+            kept = [row for row in path.read_text().splitlines() if _is_before(row, step)]
+            write_bytes(path, "".join(f"{row}\n" for row in kept).encode())
+        self._file = self._stack.enter_context(path.open("a"))
+        self._board = _open_tensorboard(folder / CURVES, step)
+        if self._board is not None:
+            self._stack.callback(self._board.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, report: StepReport) -> None:
+        """A step."""
+        self._row(vars(report))
+
+    def add_validation(self, step: int, dice: float, picture: Image.Image | None) -> None:
+        """Scores and picture of the validation clips."""
+        self._row({"step": step, "validation_dice": dice})
+        if self._board is not None and picture is not None:
+            self._board.add_image("validation", np.asarray(picture), step, dataformats="HWC")
+
+    def _row(self, values: dict[str, Any]) -> None:
+        if self._file is None:
+            return
+        finite = {key: value for key, value in values.items() if not (isinstance(value, float) and math.isnan(value))}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._board is not None:
+            for key, value in finite.items():
+                if key != "step":
+                    self._board.add_scalar(key, value, values["step"])
 
 
-def _add_updates(network: Sam2, rank: int) -> None:
-    for part in network.vision_encoder.modules():
-        if isinstance(part, WindowAttention):
-            parametrize.register_parametrization(part.qkv, "weight", LowRankUpdate(part.qkv.weight, rank))
+def _is_before(row: str, step: int) -> bool:
+    try:
+        return int(json.loads(row)["step"]) <= step
+    except (ValueError, KeyError, TypeError):
+        return False  # half a line, of a run that was killed
 
 
-def _add_adapters(network: Sam2, rank: int) -> None:
-    sizes = network.config.hiera
-    if sizes is None or sizes.adapters == rank:
-        return  # those that it has are trained on
-    if sizes.adapters:
-        problem = f"the adapters of these weights have {sizes.adapters} channels, not {rank}"
-        raise ConfigError(problem, "give their number", subject="rank")
-    add_adapters(network.vision_encoder, rank)
-    network.config = replace(network.config, hiera=replace(sizes, adapters=rank))
-
-
-def merge_updates(network: Sam2) -> None:
-    """Put updates of low rank into the weights: the network is a plain one again, with the same answers."""
-    for part in list(network.vision_encoder.modules()):
-        if isinstance(part, WindowAttention) and parametrize.is_parametrized(part.qkv):
-            parametrize.remove_parametrizations(part.qkv, "weight", leave_parametrized=True)
+def _open_tensorboard(folder: Path, step: int) -> Any:
+    """A writer for TensorBoard; None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,4 +1,5 @@
-"""One step's loss: clips are encoded, prompted and tracked, and every prediction is compared with the truth, object by object.
+"""One step's loss: clips are encoded, prompted and tracked, and every prediction is compared with the truth, object by object;
+and the same of validation clips, which are drawn.
 
 Where a simulated user corrects a frame, each prediction on it adds its loss, as in SAM 2's training. With activation
 checkpointing the network keeps less for the backward pass, and computes it again when gradients pass.
@@ -11,32 +12,41 @@ size.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
+from medical_sam2.data.cases import CaseReader
 from medical_sam2.data.clips import Clip, ClipSampler
 from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.io.atomic import writing
 from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory, Recall
 from medical_sam2.model.memory_bank import Fifo, PolicyBank, SelfSorting
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.model.tracker import track
+from medical_sam2.model.tracker import track, upsample
+from medical_sam2.preview.drawing import paint
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.simulate import NOISE_LEVELS, jitter_box, jitter_mask, next_click
 from medical_sam2.train.config import LossWeights, Recipe
+from medical_sam2.train.distributed import local_part
 
 T = TypeVar("T")
 KINDS = ("mask", "click", "box")
 FIFO = 0.2  # share of steps with SAM 2's own bank
 PROMPTS = 1 << 20  # apart from the numbers that draw clips
+CLIPS, HELD_OUT = 4, 1 << 24
+TRUTH, PREDICTED = (90, 220, 90), (255, 150, 40)
+SIDE_PX = 128
 
 
 @dataclass(frozen=True)
@@ -395,3 +405,80 @@ class ConsistencyLoss(nn.Module):
         log_share = score - score.logsumexp(-1, keepdim=True)
         per_anchor = -(log_share * same).sum(-1) / same.sum(-1).clamp(min=1)
         return (per_anchor * anchor).sum() / anchor.sum().clamp(min=1)
+
+
+class Validation:
+    """Clips that stay the same through the run, prompted alike each time.
+
+    Args:
+        folder: of the run; pictures go to its `pictures`.
+        reader: of the recipe's validation cases; or of those that are trained on, for other clips of them.
+        write: whether this process writes the pictures.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, reader: CaseReader, *, write: bool = True) -> None:
+        self.recipe, self.folder, self.write = recipe, folder / "pictures", write
+        phase = recipe.phases[-1]
+        sampler = ClipSampler(reader, recipe.seed + HELD_OUT, recipe.sets, regions=recipe.regions)
+        clips = sampler.batch(
+            0, range(CLIPS), frames=phase.frames, objects=1, size=phase.size, smallest=max(phase.smallest, 0.005)
+        )
+        self.batch = Batch(HELD_OUT, tuple(range(CLIPS)), clips)
+        self.plan = replace(StepPlan.draw(recipe, HELD_OUT, phase.frames), kind="mask" if phase.frames > 1 else "box")
+        self.plan = replace(self.plan, corrected=frozenset())
+
+    @torch.no_grad()
+    def run(
+        self, train_step: nn.Module, network: Sam2, average: dict[str, Tensor], step: int
+    ) -> tuple[float, Image.Image | None]:
+        """Track the clips with the averaged weights, and draw them.
+
+        Args:
+            train_step: as all processes train it; every process at once.
+            network: inside of it.
+            average: its averaged weights.
+            step: in the name of the picture.
+
+        Returns:
+            Mean Dice on tracked frames (on prompted ones where clips have one frame); a picture, a row for each clip: the truth
+            outlined in green, the prediction in orange.
+        """
+        network.eval()
+        weights = {name: local_part(value).clone() for name, value in network.state_dict().items()}
+        _load_weights(network, average)
+        try:
+            result: StepResult = train_step(self.batch, 1.0, 1.0, plan=self.plan, keep_masks=True)
+        finally:
+            _load_weights(network, weights)
+        total, count = result.dice[2:] if result.dice[3] else result.dice[:2]
+        picture = _draw_clips(self.batch.clips, result.masks_TBhw) if result.masks_TBhw is not None else None
+        if picture is not None and self.write:
+            self.folder.mkdir(exist_ok=True)
+            with writing(self.folder / f"{step:07d}.png") as stream:
+                picture.save(stream, "PNG")
+        return total / count if count else float("nan"), picture
+
+
+def _load_weights(network: Sam2, weights: dict[str, Tensor]) -> None:
+    for name, value in network.state_dict().items():
+        local_part(value).copy_(local_part(weights[name]))
+
+
+def _draw_clips(clips: list[Clip], masks_TBhw: Tensor) -> Image.Image:
+    size = clips[0].frames_T3SS.shape[-1]
+    frames = len(masks_TBhw)
+    sheet = Image.new("RGB", (frames * (SIDE_PX + 2), len(clips) * (SIDE_PX + 2)))
+    for t in range(frames):
+        found = upsample(masks_TBhw[t], size).cpu().numpy() > 0
+        for row, clip in enumerate(clips):
+            cell = _draw_cell(clip.frames_T3SS[t].numpy(), clip.truth_OTSS[0, t].numpy(), found[row])
+            sheet.paste(cell, (t * (SIDE_PX + 2), row * (SIDE_PX + 2)))
+    return sheet
+
+
+def _draw_cell(frame_3SS: NDArray[np.float32], truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> Image.Image:
+    pixels = (frame_3SS.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
+    cell = Image.fromarray(pixels).resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)
+    for mask, colour, fill in ((found, PREDICTED, 0.3), (truth, TRUTH, 0.0)):
+        paint(cell, mask, colour, fill=fill)
+    return cell

@@ -8,8 +8,7 @@ import torch
 
 from medical_sam2.model import nano as module
 from medical_sam2.model.backbone import Instruction
-from medical_sam2.model.nano import nano
-from medical_sam2.model.nano.mask_refinement import best_filling, box_filling
+from medical_sam2.model.nano import best_filling, box_filling, nano
 from medical_sam2.prompts import FramePrompt
 
 BOX = np.array([8, 4, 23, 19], np.float32)  # in pixels of stride 2: columns 4 to 11, rows 2 to 9

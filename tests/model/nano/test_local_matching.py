@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.nano.memory_matching import REACH, LocalMatching
+from medical_sam2.model.nano_modules import REACH, LocalMatching
 
 SIDE, DEPTH = 16, 12
 WAS, MOVED, ALIKE = range(3)

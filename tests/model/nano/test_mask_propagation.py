@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from medical_sam2.model import nano_modules
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.nano import memory_matching
-from medical_sam2.model.nano.memory_matching import LEAST_PROBABILITY, MaskPropagation, _attend, _attend_at_once
+from medical_sam2.model.nano_modules import LEAST_PROBABILITY, MaskPropagation, _attend, _attend_at_once
 
 SIDE, DEPTH = 6, 8
 
@@ -55,7 +55,7 @@ def naive(parts: MaskPropagation, query_Dhw: Tensor, recalled: list[Recalled]) -
 
 @pytest.mark.parametrize("chunk", [1, 64])
 def test_the_formula(parts: MaskPropagation, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_matching, "QUERIES_AT_ONCE", chunk)
+    monkeypatch.setattr(nano_modules, "QUERIES_AT_ONCE", chunk)
     recalled = memories(3)
     ours = parts(key(50)[None], [recalled])
     assert (ours - naive(parts, key(50), recalled)).abs().max() < 1e-4

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from medical_sam2.model.backbone import Instruction
-from medical_sam2.model.nano import nano
-from medical_sam2.model.nano.mask_refinement import HINTS, MaskRefiner, draw_hints
+from medical_sam2.model.nano import draw_hints, nano
+from medical_sam2.model.nano_modules import HINTS, MaskRefiner
 from medical_sam2.prompts import FramePrompt
 
 SIDE = 16  # of the logits; the input is 64 pixels wide

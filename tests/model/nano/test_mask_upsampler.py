@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from medical_sam2.model.nano.mask_refinement import MaskUpsampler
+from medical_sam2.model.nano_modules import MaskUpsampler
 
 SIDE = 8
 

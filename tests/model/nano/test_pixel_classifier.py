@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from medical_sam2.model.backbone import Memory, Recalled
-from medical_sam2.model.nano.memory_matching import LEAST_SHARE, PixelClassifier
+from medical_sam2.model.nano_modules import LEAST_SHARE, PixelClassifier
 
 SIDE, DEPTH = 12, 5
 

@@ -12,15 +12,13 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from medical_sam2.data.cases import ARRAYS, TrainingCase, write_arrays
+from medical_sam2.data.cases import ARRAYS, SMALLEST, TrainingCase, write_arrays
 from medical_sam2.data.catalog import find_entry
 from medical_sam2.data.data_sets import Case, DataSet, Split, is_data_set, read_data_set, read_folder
 from medical_sam2.data.prepare.images import DroppedObject, Levels
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.io.atomic import write_bytes
 
-SMALLEST = 0.00153
-"""100 px of 256² (METHOD §4)."""
 LEAST_SIDE = 32
 
 

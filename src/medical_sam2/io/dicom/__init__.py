@@ -11,7 +11,7 @@ from filecmp import cmp
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from warnings import catch_warnings, simplefilter
+from warnings import catch_warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,15 +67,13 @@ def read(path: Path, options: Options) -> Loaded | tuple[Picture, ...]:
         GeometryError: slices that make no regular grid.
         AmbiguousError: several series or time points.
     """
-    with catch_warnings():  # the parser quotes values in its warnings, and values may name a person
-        simplefilter("ignore")
+    with catch_warnings(action="ignore"):  # the parser quotes values in its warnings, and values may name a person
         return _read(path, options)
 
 
 def read_grid(path: Path, options: Options) -> Loaded | None:
     """A volume of zeros in the grid of a series, from its headers; None where these are pictures. Raises as `read` does."""
-    with catch_warnings():  # as above
-        simplefilter("ignore")
+    with catch_warnings(action="ignore"):  # as above
         images = _images(path, options, [])
         if not _is_volume(images):
             return None

@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from warnings import catch_warnings, simplefilter
+from warnings import catch_warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +60,7 @@ def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
     if several:  # highdicom takes each segment by itself then, and says that segments overlap
         numbers = range(1, len(table))
         frames = np.stack([np.logical_or.reduce([each == number for _, each in layers]) for number in numbers], axis=-1)
-    with catch_warnings():
-        simplefilter("ignore")
+    with catch_warnings(action="ignore"):
         data = _encode(sources, frames.astype(np.uint8) if several else frames, found, path)
     atomic.write_bytes(path, data)
     return lost
@@ -256,8 +255,7 @@ def load(path: Path, like: Volume) -> tuple[Volume, list[Outline]]:
         FormatError: damaged, or with fractions instead of yes and no.
         GeometryError: a frame that lies on no slice of the image.
     """
-    with catch_warnings():
-        simplefilter("ignore")
+    with catch_warnings(action="ignore"):
         dataset = read_dataset(path, pixels=True)
         if _is_fractional(dataset, path):
             raise FormatError(f"{FRACTIONS}: it is no label map", "threshold it first", subject=path)
@@ -289,8 +287,7 @@ def load_segments(path: Path, like: Volume, threshold: float | None = None) -> l
         PromptError: nothing is drawn, or nothing reaches the threshold.
     """
     masks: dict[int, NDArray[np.bool_]] = {}
-    with catch_warnings():
-        simplefilter("ignore")
+    with catch_warnings(action="ignore"):
         dataset = read_dataset(path, pixels=True)
         least = _least_inside(dataset, threshold, path)
         for label, plane, inside in _drawn_frames(dataset, path, least):

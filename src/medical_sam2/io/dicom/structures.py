@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
-from warnings import catch_warnings, simplefilter
+from warnings import catch_warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +65,7 @@ def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
     names = {label: found.names.get(label) or f"object {label}" for label in found.objects()}
     origin = source_origin(like, path, KIND)
     lost, written = describe_lost_slices(found, origin, like, path, KIND), segment_labels(names)
-    with catch_warnings():
-        simplefilter("ignore")
+    with catch_warnings(action="ignore"):
         images = _images(origin)
         dataset = _structure_set([image.header for image in images.values()])
         contours = _contours(maps, images)
@@ -217,8 +216,7 @@ def load(path: Path, like: Volume) -> tuple[Volume, list[Outline]]:
     Raises:
         FormatError: regions overlap, and so on as `load_segments`.
     """
-    with catch_warnings():
-        simplefilter("ignore")
+    with catch_warnings(action="ignore"):
         regions, notes = _regions(path, like)
     parts = ((region.label, _filled(region, like.shape, path)) for region in regions)
     array = join_labels(parts, like.shape, path, "ROIs")
@@ -242,8 +240,7 @@ def load_segments(path: Path, like: Volume, threshold: float | None = None) -> l
         InputError: a threshold, which its regions do not need.
     """
     labels.refuse_threshold(threshold)
-    with catch_warnings():
-        simplefilter("ignore")
+    with catch_warnings(action="ignore"):
         regions, notes = _regions(path, like)
     require_memory(len(regions) * like.array.size, path)
     told = tuple(notes)

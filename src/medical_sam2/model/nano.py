@@ -1,6 +1,9 @@
 """`nano`, the small network that ships: SAM 2's parts with an encoder, ways into memory and a way to a finer mask of its own.
 
-`memory_matching` has what it finds in memory, `mask_refinement` what it does to masks; import from here.
+Its own parts are in `nano_modules`. Here is how they work together, what of the prompts they are shown, and how well a mask
+fills the box that was drawn around its object, which a tight box is touched by on all four sides.
+
+Shapes: B objects, K proposed masks, D channels of a key, h w map or mask logits at stride 4, H W map of stride 2.
 """
 
 import math
@@ -19,27 +22,28 @@ from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instru
 from medical_sam2.model.device import later
 from medical_sam2.model.image_encoders import ConvPyramid, initialise_weights
 from medical_sam2.model.modules import Sam2Config
-from medical_sam2.model.nano.mask_refinement import (
-    FILLED,
+from medical_sam2.model.nano_modules import (
+    LOGIT_SCALE,
     WIDTHS,
-    MaskRefiner,
-    MaskUpsampler,
-    best_filling,
-    box_filling,
-    draw_hints,
-)
-from medical_sam2.model.nano.memory_matching import (
     LocalMatching,
     MaskPropagation,
+    MaskRefiner,
+    MaskUpsampler,
     PixelClassifier,
     fold_mask,
+    in_tens,
     inside_probability,
 )
 from medical_sam2.model.sam2 import Pixels, Sam2
 from medical_sam2.model.tracker import upsample
+from medical_sam2.prompts import FramePrompt
 
 WIDTH = 128
 FINEST = 16  # channels at stride 2, and of each half of the keys of stride 4
+CLICK = 1.5  # standard deviation of a click in pixels of the logits
+STRIDE = 4
+FILLED = 0.75  # share of a box from which on a mask is taken to be what it was drawn around
+AS_GOOD = 0.9  # share of the best filling from which on the predicted IoU decides
 PIXELS = Pixels(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
@@ -198,6 +202,89 @@ def _pixel_features(frame: Features) -> Tensor:
     finest, look = frame.own["finest"], frame.own["look"][:, :FINEST]
     below = F.interpolate(look, scale_factor=2, mode="nearest") * math.sqrt(FINEST)
     return torch.cat([finest, below, torch.ones_like(finest[:, :1])], 1)
+
+
+def draw_hints(
+    instructions: Sequence[Instruction | None], side: int, keys_BDhw: Tensor, propagated_B1hw: Tensor | None
+) -> Tensor:
+    """The pictures (B, 6, h, w) of what each object was prompted with on a frame, and of the propagated mask.
+
+    Args:
+        side: h and w, of the mask logits.
+        keys_BDhw: unit keys of stride 8, one for all objects or one each.
+        propagated_B1hw: mask logits at stride 4, 0 for what has no past.
+    """
+    device = keys_BDhw.device
+    prompts = [None if one is None else one.prompt for one in instructions]
+    keys = keys_BDhw.expand(len(instructions), -1, -1, -1)
+    rows = torch.arange(side, device=device, dtype=torch.float32)
+    pictures = torch.stack([_draw_prompt(prompt, rows) for prompt in prompts])
+    alike = torch.stack([_likeness_to_clicks(prompt, key) for prompt, key in zip(prompts, keys, strict=True)])
+    alike = F.interpolate(alike[:, None], size=(side, side), mode="bilinear", align_corners=False)
+    earlier = torch.stack([_draw_earlier(one, rows) for one in instructions])[:, None]
+    propagated = torch.zeros_like(earlier) if propagated_B1hw is None else propagated_B1hw / LOGIT_SCALE
+    return torch.cat([pictures, alike, earlier, propagated], 1)
+
+
+def _draw_prompt(prompt: FramePrompt | None, rows: Tensor) -> Tensor:
+    """Clicks inside and outside, and the box: (3, h, w); +1 in a box and −1 around it, 0 where there is none."""
+    picture = rows.new_zeros(3, len(rows), len(rows))
+    if prompt is None:
+        return picture
+    places = (torch.from_numpy(prompt.points_xy).to(rows) + 0.5) / STRIDE - 0.5
+    for (x, y), inside in zip(places, prompt.labels, strict=True):
+        spot = torch.exp(-((rows[:, None] - y) ** 2 + (rows - x) ** 2) / (2 * CLICK**2))
+        picture[0 if inside else 1] = torch.maximum(picture[0 if inside else 1], spot)
+    if prompt.box_xyxy is not None:
+        edges = torch.from_numpy(prompt.box_xyxy).to(rows) + torch.tensor([-0.5, -0.5, 0.5, 0.5], device=rows.device)
+        x_low, y_low, x_high, y_high = ((edges + 0.5) / STRIDE - 0.5).tolist()
+        across = (rows - x_low + 0.5).clamp(0, 1) * (x_high - rows + 0.5).clamp(0, 1)
+        along = (rows - y_low + 0.5).clamp(0, 1) * (y_high - rows + 0.5).clamp(0, 1)
+        picture[2] = 2 * along[:, None] * across - 1
+    return picture
+
+
+def _likeness_to_clicks(prompt: FramePrompt | None, key_Dhw: Tensor) -> Tensor:
+    """Cosine (h/2, w/2) with the keys under the clicks inside, the largest; 0 without such clicks."""
+    inside = None if prompt is None else prompt.points_xy[prompt.labels == 1]
+    if inside is None or not len(inside):
+        return key_Dhw.new_zeros(key_Dhw.shape[1:]).float()
+    side = key_Dhw.shape[-1]
+    columns, rows = ((torch.from_numpy(inside) + 0.5) / (2 * STRIDE)).long().clamp(0, side - 1).unbind(1)
+    return torch.einsum("dhw,dn->nhw", key_Dhw.float(), key_Dhw[:, rows, columns].float()).amax(0)
+
+
+def _draw_earlier(one: Instruction | None, rows: Tensor) -> Tensor:
+    """The earlier answer on the same frame, in tens."""
+    if one is None or one.earlier_hw is None:
+        return rows.new_zeros(len(rows), len(rows))
+    logits = one.earlier_hw.detach().float()[None, None]
+    return in_tens(F.interpolate(logits, size=(len(rows), len(rows)), mode="bilinear", align_corners=False)[0, 0])
+
+
+def box_filling(logits_BKhw: Tensor, boxes_xyxy: Sequence[NDArray[np.float32]], stride: int) -> Tensor:
+    """Share of the box's rows, times that of its columns, that a mask reaches, times its share inside of the box: (B, K).
+
+    Args:
+        logits_BKhw: inside where above 0.
+        boxes_xyxy: corners in pixels of the network's input, inclusive.
+        stride: of the logits in such pixels.
+    """
+    return torch.stack([_filling_of_one(own > 0, box, stride) for own, box in zip(logits_BKhw, boxes_xyxy, strict=True)])
+
+
+def best_filling(filling_BK: Tensor, iou_BK: Tensor) -> Tensor:
+    """The surest of the masks that fill the box about as well as the best does: (B,)."""
+    as_good = filling_BK >= AS_GOOD * filling_BK.amax(1, keepdim=True)
+    return iou_BK.masked_fill(~as_good, -1.0).argmax(1)
+
+
+def _filling_of_one(mask_Khw: Tensor, box_xyxy: NDArray[np.float32], stride: int) -> Tensor:
+    side = mask_Khw.shape[-1]
+    left, top, right, bottom = (min(max(int(along // stride), 0), side - 1) for along in box_xyxy.tolist())
+    inside = mask_Khw[:, top : bottom + 1, left : right + 1]
+    rows, columns = (inside.any(axis).float().mean(-1) for axis in (2, 1))
+    return rows * columns * inside.sum((1, 2)) / mask_Khw.sum((1, 2)).clamp(min=1)
 
 
 def nano(image_size: int = 256) -> Nano:
