@@ -1,5 +1,6 @@
 import errno
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,18 @@ def test_it_binds_to_this_machine_with_a_new_token_each_time(monkeypatch: pytest
     assert {one.host for one in started} == {"127.0.0.1"}
     assert started[0].token != started[1].token
     assert all(len(one.token) >= 40 for one in started)
+
+
+def test_the_network_is_loaded_as_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    loads: list[Callable[[], object]] = []
+    monkeypatch.setattr("medical_sam2.cli.serve.InferenceQueue", loads.append)
+    monkeypatch.setattr("medical_sam2.server.app.serve", lambda *_, **__: None)
+    told: dict[str, object] = {}
+    monkeypatch.setattr("medical_sam2.segmenter.Segmenter.from_pretrained", lambda weights, **more: told.update(more, of=weights))
+    words = ["--weights", "w", "--pool-memory", "1", "--precision", "fp32", "--features-mb", "7", "--port", "9"]
+    assert main(["serve", "--state", str(tmp_path), *words]) == 0
+    loads[0]()
+    assert {"of": "w", "pool_memory": 1, "precision": "fp32", "keep_mb": 7.0}.items() <= told.items()
 
 
 def test_the_extra_that_is_missing_is_named_with_its_command(

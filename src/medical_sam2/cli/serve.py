@@ -72,6 +72,7 @@ class Machine:
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
         engine: what runs the image encoder: torch, or openvino (an extra), which takes less time on a processor.
+        pool_memory: as of `medsam2 segment`: less time with SAM 2 at 1024 pixels, for answers that differ a little.
         threads: of the processor.
         features_mb: memory for what the network saw of the slices.
     """
@@ -80,6 +81,7 @@ class Machine:
     device: str = "auto"
     precision: str = "auto"
     engine: str = "torch"
+    pool_memory: int | None = None
     threads: int | None = None
     features_mb: float = 1024.0
 
