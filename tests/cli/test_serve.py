@@ -30,7 +30,9 @@ def test_the_network_is_loaded_as_told(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("medical_sam2.cli.serve.InferenceQueue", loads.append)
     monkeypatch.setattr("medical_sam2.server.app.serve", lambda *_, **__: None)
     told: dict[str, object] = {}
-    monkeypatch.setattr("medical_sam2.segmenter.Segmenter.from_pretrained", lambda weights, **more: told.update(more, of=weights))
+    monkeypatch.setattr(
+        "medical_sam2.segmenter.Segmenter.from_pretrained", lambda weights, **more: told.update(more, of=weights)
+    )
     words = ["--weights", "w", "--pool-memory", "1", "--precision", "fp32", "--features-mb", "7", "--port", "9"]
     assert main(["serve", "--state", str(tmp_path), *words]) == 0
     loads[0]()
