@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from medical_sam2.evaluate import NetworkSettings, Study, StudyResult, answer, cases
+from medical_sam2.evaluate import answer, cases
 from medical_sam2.evaluate.protocols import Condition, Protocol
 from medical_sam2.evaluate.run import run_studies
+from medical_sam2.evaluate.study import NetworkSettings, Study, StudyResult
 from medical_sam2.segmenter import Segmenter
 from tests.backbones import Brightness
 

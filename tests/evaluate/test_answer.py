@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medical_sam2 import io
-from medical_sam2.evaluate import EvaluationJob, NetworkSettings, Row, answer
+from medical_sam2.evaluate import answer
 from medical_sam2.evaluate.answer import (
     HashedPrompts,
     answer_job,
@@ -22,6 +22,7 @@ from medical_sam2.evaluate.answer import (
 from medical_sam2.evaluate.cases import FramePrompts, VolumeTask, draw_prompt, load_case, open_data_set
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
 from medical_sam2.evaluate.protocols import EVERY_KIND, OF_VOLUMES, Condition, Kind
+from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.prompts import Box, FramePrompt, Prompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.strokes import Scribble, ShapeInterpolation, SliceRange

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medical_sam2.evaluate import Row, answer, select_answered
+from medical_sam2.evaluate import answer
 from medical_sam2.evaluate.cases import FramePrompts, draw_distractors, mix_order, open_data_set
 from medical_sam2.evaluate.figures import write_figures
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
 from medical_sam2.evaluate.protocols import PROTOCOLS, Condition
 from medical_sam2.evaluate.report import as_markdown
+from medical_sam2.evaluate.study import Row, select_answered
 from medical_sam2.evaluate.tables import group_rows, protocol_sections
 from tests.data.nnunet import blob, describe, put, volume_set
 from tests.evaluate.studies import forget_cases, run_study, small_study, use_brightness

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from medical_sam2.evaluate import Row
 from medical_sam2.evaluate.figures import write_figures
 from medical_sam2.evaluate.protocols import Condition, Protocol
+from medical_sam2.evaluate.study import Row
 
 HANDS = (("none", 0.9), ("expert", 0.8), ("lay", 0.6))
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from medical_sam2.evaluate import NetworkSettings, Row, Study, StudyResult
 from medical_sam2.evaluate.protocols import PROTOCOLS
 from medical_sam2.evaluate.report import paper_sections
+from medical_sam2.evaluate.study import NetworkSettings, Row, Study, StudyResult
 from medical_sam2.evaluate.tables import ReportTable
 
 

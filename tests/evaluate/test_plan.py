@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from medical_sam2.evaluate import NetworkSettings, Study
 from medical_sam2.evaluate.cases import open_data_set
 from medical_sam2.evaluate.protocols import PRESETS, PROTOCOLS, trim_protocol
 from medical_sam2.evaluate.run import TOGETHER, UNKNOWN, _count_slices, group_by_answer, make_chunks, plan_studies
+from medical_sam2.evaluate.study import NetworkSettings, Study
 from tests.data.nnunet import picture_set, volume_set
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate import NetworkSettings, Study
 from medical_sam2.evaluate.methods import METHODS, describe_method
 from medical_sam2.evaluate.protocols import (
     LADDER,
@@ -20,6 +19,7 @@ from medical_sam2.evaluate.protocols import (
     spread_evenly,
     trim_protocol,
 )
+from medical_sam2.evaluate.study import NetworkSettings, Study
 
 
 def test_presets_leave_out_and_change_nothing_else() -> None:

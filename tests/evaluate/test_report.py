@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from medical_sam2.evaluate import NetworkSettings, Study
 from medical_sam2.evaluate.protocols import PROTOCOLS, Condition, Protocol
 from medical_sam2.evaluate.report import as_latex, as_markdown, section_as_html, write_report
 from medical_sam2.evaluate.run import run_studies
+from medical_sam2.evaluate.study import NetworkSettings, Study
 from medical_sam2.evaluate.tables import ReportPicture, ReportSection, ReportTable
 from tests.data.nnunet import blob, picture_set, put, volume_set
 from tests.evaluate.studies import use_brightness

@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
-from medical_sam2.evaluate import EvaluationJob, NetworkSettings, Row, answer
+from medical_sam2.evaluate import answer
 from medical_sam2.evaluate.answer import answer_job
 from medical_sam2.evaluate.cases import FramePrompts, MaskArray, SimulatedReader, VolumeTask
 from medical_sam2.evaluate.methods.interface import MethodAnswer, MethodInputs
 from medical_sam2.evaluate.protocols import PROTOCOLS, Condition
+from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.evaluate.tables import last_rounds, protocol_sections, summarise_rounds
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.simulate import next_click

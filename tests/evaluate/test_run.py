@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from medical_sam2.errors import ConfigError
-from medical_sam2.evaluate import EvaluationJob, NetworkSettings, Row, StudyResult, answer
+from medical_sam2.evaluate import answer
 from medical_sam2.evaluate.protocols import Condition
 from medical_sam2.evaluate.run import DESCRIPTION, LINES, run_studies
+from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row, StudyResult
 from tests.data.nnunet import blob, picture_set, put, volume_set
 from tests.evaluate.studies import run_study, small_study, use_brightness
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medical_sam2.errors import FormatError
-from medical_sam2.evaluate import (
+from medical_sam2.evaluate.protocols import Condition
+from medical_sam2.evaluate.study import (
     ATTACHED,
     MEASURES,
     EvaluationJob,
@@ -21,7 +22,6 @@ from medical_sam2.evaluate import (
     unpack_rows,
     write_rows,
 )
-from medical_sam2.evaluate.protocols import Condition
 from tests.data.nnunet import describe, volume_set
 from tests.evaluate.studies import forget_cases, small_study
 

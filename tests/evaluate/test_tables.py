@@ -3,9 +3,9 @@
 import math
 from dataclasses import replace
 
-from medical_sam2.evaluate import Row
 from medical_sam2.evaluate.protocols import Condition, Protocol
 from medical_sam2.evaluate.report import as_markdown
+from medical_sam2.evaluate.study import Row
 from medical_sam2.evaluate.tables import format_interval, format_number, group_rows, mean_by_case, protocol_sections
 
 PROTOCOL = Protocol("small", "For a test.", conditions=(Condition("box"),), methods=("self-sorting", "fifo"), seeds=(0, 1))

@@ -21,11 +21,11 @@ from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.data.prepare import CaseSplit, prepare_cases, split_cases
 from medical_sam2.data.prepare.units import stamp
 from medical_sam2.errors import ConfigError, MedicalSam2Error, say_count
-from medical_sam2.evaluate import EvaluationProgress, NetworkSettings, Study, StudyResult, open_data_set
 from medical_sam2.evaluate.methods import find_method
 from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol
 from medical_sam2.evaluate.report import write_report
 from medical_sam2.evaluate.run import Score, run_studies, score_held_out
+from medical_sam2.evaluate.study import EvaluationProgress, NetworkSettings, Study, StudyResult, open_data_set
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.nano import nano

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate import EvaluationJob, NetworkSettings, Row
 from medical_sam2.evaluate.cases import (
     EvaluationCase,
     FramePrompts,
@@ -35,6 +34,7 @@ from medical_sam2.evaluate.figures import write_sketch
 from medical_sam2.evaluate.methods import MethodError, find_method, guard_method, is_by_user
 from medical_sam2.evaluate.methods.interface import Correcting, Method, MethodAnswer, MethodInputs, TrainingCases
 from medical_sam2.evaluate.protocols import OF_VOLUMES, Condition, Kind
+from medical_sam2.evaluate.study import EvaluationJob, NetworkSettings, Row
 from medical_sam2.metrics import dice, iou, score
 from medical_sam2.model.weights import load_backbone
 from medical_sam2.prompts import Box, Index, Prompt
@@ -292,7 +292,7 @@ def _set_rows(job: EvaluationJob, shown: EvaluationCase, prompts: FramePrompts, 
 def compute_measures(
     truth: MaskArray, found: MaskArray, spacing: Sequence[float], tolerance: float, parts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All measures of `evaluate.MEASURES`.
+    """All measures of `study.MEASURES`.
 
     Args:
         truth: (T, H, W) of a volume, or (H, W) of an image.

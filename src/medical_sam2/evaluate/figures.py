@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medical_sam2.evaluate import EvaluationJob, Row, select_answered
 from medical_sam2.evaluate.cases import EvaluationCase, FramePrompts, MaskArray
 from medical_sam2.evaluate.methods import method_label
 from medical_sam2.evaluate.protocols import Protocol
+from medical_sam2.evaluate.study import EvaluationJob, Row, select_answered
 from medical_sam2.evaluate.tables import last_rounds, mean_by_case, mean_interval
 from medical_sam2.io.atomic import writing
 from medical_sam2.preview.drawing import PreviewCrop, tile

@@ -15,9 +15,9 @@ import numpy as np
 from scipy import stats
 
 from medical_sam2.errors import say_count
-from medical_sam2.evaluate import Row, Study, StudyResult, select_answered
 from medical_sam2.evaluate.figures import write_figures, write_gallery
 from medical_sam2.evaluate.protocols import LADDER, PRESETS
+from medical_sam2.evaluate.study import Row, Study, StudyResult, select_answered
 from medical_sam2.evaluate.tables import (
     ReportPicture,
     ReportSection,

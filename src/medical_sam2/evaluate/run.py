@@ -22,7 +22,12 @@ from medical_sam2 import io
 from medical_sam2.data.cases import run_jobs
 from medical_sam2.data.data_sets import Case, DataSet
 from medical_sam2.errors import ConfigError, PromptError
-from medical_sam2.evaluate import (
+from medical_sam2.evaluate.answer import answer_job
+from medical_sam2.evaluate.cases import SetTask, VolumeTask, draw_distractors, is_boxable, open_data_set
+from medical_sam2.evaluate.figures import SKETCHES
+from medical_sam2.evaluate.methods import MethodError, find_method, method_label
+from medical_sam2.evaluate.protocols import Kind, spread_evenly
+from medical_sam2.evaluate.study import (
     AnswerKey,
     EvaluationJob,
     EvaluationProgress,
@@ -33,11 +38,6 @@ from medical_sam2.evaluate import (
     unpack_rows,
     write_rows,
 )
-from medical_sam2.evaluate.answer import answer_job
-from medical_sam2.evaluate.cases import SetTask, VolumeTask, draw_distractors, is_boxable, open_data_set
-from medical_sam2.evaluate.figures import SKETCHES
-from medical_sam2.evaluate.methods import MethodError, find_method, method_label
-from medical_sam2.evaluate.protocols import Kind, spread_evenly
 from medical_sam2.io import Picture
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.prompts import Prompt

@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from medical_sam2.errors import ConfigError, say_count
-from medical_sam2.evaluate import EMPTY, MEASURES, AnswerKey, Row, select_answered
 from medical_sam2.evaluate.methods import method_label
 from medical_sam2.evaluate.protocols import Protocol
+from medical_sam2.evaluate.study import EMPTY, MEASURES, AnswerKey, Row, select_answered
 
 RESAMPLES = 10_000
 Case = tuple[str, str]
