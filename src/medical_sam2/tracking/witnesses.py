@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 Floats = NDArray[np.float32]
 MaskArray = NDArray[np.bool_]
-Costs = tuple[Floats, Floats]
+Costs = tuple[NDArray[np.floating], NDArray[np.floating]]
 STEP = 0.02  # what a way of one radius costs where nothing is in the way
 UNREACHED = 1e3
 SMALLEST = 16  # pixels along the shorter side of the coarsest pictures, at least
