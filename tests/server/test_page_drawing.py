@@ -93,7 +93,7 @@ def test_escape_abandons_what_is_being_drawn(person: Person, tmp_path: Path, too
     pressed(page, tool)
     begin(person, line)
     pressed(page, "Escape")
-    page.mouse.move(*line[1], steps=3)
+    page.mouse.move(line[2][0] - 20, line[2][1], steps=3)
     page.mouse.up()
     changes(page, 0)
     assert state(page)["said"] == []
