@@ -1,4 +1,4 @@
-"""How an image comes to be opened at the page: ways to read it, in the page's words; no session that nobody sees; one that is gone."""
+"""How an image is opened at the page: ways to read it, in the page's words; no session that nobody sees; one that is gone."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.security import ServerSettings
@@ -17,10 +17,6 @@ from tests.server.conftest import saved
 from tests.server.test_page_gestures import hold
 
 inline = pytest.mark.usefixtures("inline")  # which tells no choices
-CONTRADICTION = {
-    "error": "sform and qform contradict each other (axes RAS and LPS); choose one",
-    "choices": ["--geometry-from sform (RAS)", "--geometry-from qform (LPS)"],
-}
 
 
 def kept(folder: Path) -> int:
@@ -91,11 +87,28 @@ def test_of_a_tiff_of_several_pages_one_is_opened(person: Person, tmp_path: Path
 
 
 @inline
-def test_a_choice_that_the_page_has_no_field_for_is_refused(person: Person, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "choices", "told"),
+    [
+        (
+            "sform and qform contradict each other (axes RAS and LPS); choose one",
+            ["--geometry-from sform (RAS)", "--geometry-from qform (LPS)"],
+            "ct.nii.gz: sform and qform contradict each other (axes RAS and LPS); the page cannot choose, the command line can",
+        ),
+        (
+            "3 slices are missing; give the missing files, or fill the gap by interpolation with --allow-gap",
+            [],
+            "ct.nii.gz: 3 slices are missing; give the missing files",
+        ),
+    ],
+)
+def test_what_the_page_has_no_field_for_is_not_offered(
+    person: Person, tmp_path: Path, error: str, choices: list[str], told: str
+) -> None:
     page = person.page
-    page.route("**/open", lambda route: route.fulfill(status=422, json=CONTRADICTION))
+    page.route("**/open", lambda route: route.fulfill(status=422, json={"error": error, "choices": choices}))
     page.locator("#files").set_input_files(saved(phantom("LPS"), tmp_path / "ct.nii.gz"))
-    expect(page.locator(".alert")).to_contain_text("(axes RAS and LPS); the page cannot choose, the command line can")
+    expect(page.locator(".alert span")).to_have_text(told)
     expect(page.locator("#which")).to_have_count(0)
     assert kept(tmp_path) == 0
     person.problems.clear()
@@ -105,11 +118,19 @@ def test_a_choice_that_the_page_has_no_field_for_is_refused(person: Person, tmp_
 def test_a_series_is_chosen_and_then_its_time_point(person: Person, tmp_path: Path) -> None:
     page, asked = person.page, list[Any]()
     answers = [
-        {"error": "the folder holds 2 series; choose one", "choices": ["--series 1 (CT, 3 images)", "--series 2 (MR, 4 images)"]},
+        {
+            "error": "the folder holds 2 series; choose one",
+            "choices": ["--series 1 (CT, 3 images)", "--series 2 (MR, 4 images)"],
+        },
         {"error": "the series has 3 time points; choose one", "choices": ["--frame 0 (first) to --frame 2 (last)"]},
         {"error": "nothing of it", "choices": []},
     ]
-    page.route("**/open", lambda route: (asked.append(route.request.post_data_json), route.fulfill(status=422, json=answers[len(asked) - 1])))
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.post_data_json)
+        route.fulfill(status=422, json=answers[len(asked) - 1])
+
+    page.route("**/open", answer)
     page.locator("#files").set_input_files(saved(phantom("LPS"), tmp_path / "ct.nii.gz"))
     expect(page.locator(".choices li")).to_have_text(["1 (CT, 3 images)", "2 (MR, 4 images)"])
     page.get_by_label("Series").fill("2")
