@@ -1,4 +1,4 @@
-// What the browser remembers of a session: its title, the tool, the place. Names of files stay here; they go when the session goes.
+// What the browser remembers of a session: its title, which file each image is, the tool, the place. Names of files stay here; they go when the session goes.
 import type { Info } from './api'
 import { called, named } from './names'
 import type { Cursor, Look, Tool, Work } from './work'
