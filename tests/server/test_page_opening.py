@@ -27,7 +27,7 @@ def kept(folder: Path) -> int:
 def moving(folder: Path) -> Path:
     """The phantom at three time points, as a NIfTI file."""
     case = phantom("LPS")
-    frames = np.stack([np.asarray(case.volume.array) * (t + 1) for t in range(3)], -1)
+    frames = np.stack([np.asarray(case.volume.array, float) * (t + 1) for t in range(3)], -1)
     nib.Nifti1Image(frames, case.volume.affine).to_filename(folder / "moving.nii.gz")
     return folder / "moving.nii.gz"
 
@@ -112,6 +112,26 @@ def test_what_the_page_has_no_field_for_is_not_offered(
     expect(page.locator("#which")).to_have_count(0)
     assert kept(tmp_path) == 0
     person.problems.clear()
+
+
+@inline
+def test_what_its_reader_noticed_is_told_without_options(person: Person, tmp_path: Path) -> None:
+    page = person.page
+    noticed = [
+        "sform and qform lie up to 3 mm apart; the sform is used (--geometry-from qform takes the other)",
+        "left out: --series 2 (CT localizer, 1 image)",
+    ]
+
+    def answer(route: Route) -> None:
+        opened = route.fetch()
+        route.fulfill(response=opened, json=opened.json() | {"warnings": noticed})
+
+    page.route("**/open", answer)
+    page.locator("#files").set_input_files(saved(phantom("LPS"), tmp_path / "ct.nii.gz"))
+    person.wait("axial")
+    expect(page.locator(".bar .warning")).to_have_text(
+        ["sform and qform lie up to 3 mm apart; the sform is used", "left out: series 2 (CT localizer, 1 image)"]
+    )
 
 
 @inline
