@@ -73,6 +73,7 @@ def test_without_a_mouse(person: Person, tmp_path: Path) -> None:
     page.locator("#files").set_input_files(saved(case, tmp_path / "image.nii.gz"))
     view = person.view("axial")
     expect(view).to_be_focused()
+    person.wait("axial")
     page.keyboard.press("Enter")  # the middle of the volume lies in the first object
     expect(page.locator(".go")).to_contain_text("1 change")
     page.keyboard.press("b")

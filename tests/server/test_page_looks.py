@@ -281,3 +281,25 @@ def test_title_tool_and_place_come_back_and_names_go_with_the_session(person: Pe
     expect(page.get_by_role("button", name=re.compile(r"image\.nii\.gz"))).to_have_count(0)
     assert "image" not in page.evaluate("() => JSON.stringify(localStorage)")
     assert not any("image.nii" in url for url in person.asked if "solid" not in url)
+
+
+def test_a_page_that_is_scrolled_takes_the_wheel_over_views_that_were_not_pointed_at(person: Person, tmp_path: Path) -> None:
+    """As at 200 % in a small window."""
+    page = person.page
+    opened(person, tmp_path)
+    page.set_viewport_size({"width": 640, "height": 400})
+    assert page.evaluate("document.documentElement.scrollHeight") > 400
+    counter, view = page.locator(".view.coronal .counter"), person.view("coronal")
+    shown = counter.text_content() or ""
+    view.hover()
+    page.mouse.wheel(0, 60)
+    page.wait_for_function("() => scrollY > 0")
+    assert counter.text_content() == shown
+    view.focus()
+    page.mouse.wheel(0, -60)
+    expect(counter).not_to_have_text(shown)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    shown = page.locator(".view.axial .counter").text_content() or ""
+    person.view("axial").hover()
+    page.mouse.wheel(0, -60)
+    expect(page.locator(".view.axial .counter")).not_to_have_text(shown)

@@ -234,3 +234,93 @@ def test_keys_of_tools_of_volumes_alone_say_so(person: Person, tmp_path: Path) -
         expect(alerts).to_have_text([f"{name} is for volumes alone: images are flat, and may have no size in mm."])
         person.page.get_by_role("button", name="Dismiss").click()
     expect(person.page.get_by_role("radio", name="Inside", exact=True)).to_have_attribute("aria-checked", "true")
+
+
+def mixed(person: Person, folder: Path) -> list[NDArray[np.uint8]]:
+    """A set of a large, a small and a wide image, each with a brightness of its own; the arrays."""
+    sizes = (80, 100), (30, 40), (40, 120)
+    rng, files, arrays = np.random.default_rng(0), list[Path](), list[NDArray[np.uint8]]()
+    for t, size in enumerate(sizes):
+        arrays.append(rng.integers(60 * t, 60 * t + 40, size).astype(np.uint8))
+        files.append(folder / f"{'abc'[t]}.png")
+        Image.fromarray(arrays[-1]).save(files[-1])
+    person.page.locator("#files").set_input_files(files)
+    person.wait("image")
+    return arrays
+
+
+def test_the_cross_hair_stays_on_a_smaller_image(person: Person, tmp_path: Path) -> None:
+    arrays, page = mixed(person, tmp_path), person.page
+    readout, cross = page.locator(".view.image .readout"), person.view("image")
+    person.click("image", (75, 95), (80, 100), (1, 1))
+    expect(page.locator(".view.image")).to_have_attribute("data-pending", "0")
+    page.mouse.move(2, 2)
+    cross.focus()
+    for key, t in (("PageUp", 1), ("PageUp", 2), ("PageDown", 1), ("PageDown", 0)):
+        pressed(page, key)
+        expect(cross).to_have_attribute("aria-label", re.compile(rf"slice {t + 1}, cursor at row 29, column 39:"))
+        expect(readout).to_have_text(re.compile(rf"^X 39  Y 29  ·  {arrays[t][29, 39]}(\.0+)?$"))
+    page.get_by_role("button", name="Image 2", exact=True).click()
+    person.wait("image")
+    cross.focus()
+    pressed(page, "Shift+ArrowDown", 6)
+    pressed(page, "Shift+ArrowRight", 6)
+    expect(cross).to_have_attribute("aria-label", re.compile("row 29, column 39:"))
+    pressed(page, "Enter")
+    expect(page.locator(".view.image")).to_have_attribute("data-pending", "0")
+    assert state(page)["said"][-1]["points"] == [[29, 39]]
+
+
+def test_a_reloaded_set_tells_which_file_an_image_is(person: Person, tmp_path: Path) -> None:
+    mixed(person, tmp_path)
+    page, counter = person.page, person.page.locator(".view.image .counter")
+    expect(counter).to_have_text("1 / 3 · a.png")
+    for _ in range(2):  # what is kept when a page is left does not replace it
+        page.reload()
+        expect(counter).to_have_text("1 / 3 · a.png")
+    page.get_by_role("button", name="Medical SAM 2").click()
+    page.get_by_role("button", name=re.compile(r"^a\.png and 2 more")).click()
+    page.get_by_role("button", name="Image 3", exact=True).click()
+    expect(counter).to_have_text("3 / 3 · c.png")
+    assert not any(".png" in url for url in person.asked if "suffix=.png" not in url)
+
+
+def test_the_brush_wipes_all_of_a_structure_off_an_image(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    page, before = person.page, [labels(person, t) for t in range(IMAGES)]
+    page.locator(".structures .name").first.focus()
+    pressed(page, "Enter")
+    for t in (1, 0):  # tracked, prompted
+        page.get_by_role("button", name=f"Image {t + 1}", exact=True).click()
+        person.wait("image")
+        pressed(page, "d")
+        page.get_by_role("radio", name="Erase", exact=True).click()
+        page.locator(".size input[type=range]").fill("7")
+        lines = tuple((y, x) for y in range(5, 64, 10) for x in ((2, 60) if y % 20 == 5 else (60, 2)))
+        person.drag("image", lines, SHAPE, SPACING)
+        expect(page.locator(".view.image")).to_have_attribute("data-pending", "0")
+        assert page.locator(".alert").count() == 0
+        wiped = np.where(before[t] == 1, 0, before[t])
+        assert (labels(person, t) == wiped).all()
+    pressed(page, "t")
+    expect(page.locator(".structures .ml")).to_have_text(["1 image", "3 images"])
+    assert [(labels(person, t) == 1).any() for t in range(IMAGES)] == [False, False, True]
+    person.drag("image", ((5, 5), (8, 8)), SHAPE, SPACING)
+    expect(page.locator(".alert")).to_contain_text("There is nothing of it on this image.")
+
+
+def test_a_double_click_applies_once(person: Person, tmp_path: Path) -> None:
+    outlined(person, tmp_path)
+    page = person.page
+    page.locator(".structures .name").last.focus()
+    page.get_by_role("button", name="Image 2", exact=True).click()
+    person.wait("image")
+    person.click("image", (60, 60), SHAPE, SPACING)
+    expect(page.locator(".view.image")).to_have_attribute("data-pending", "0")
+    apply = page.get_by_role("button", name="Apply to all images")
+    with page.expect_response("**/track"):
+        apply.evaluate("button => { button.click(); button.click() }")
+    expect(page.locator(".go")).to_contain_text("All changes are applied.")
+    page.wait_for_timeout(300)
+    assert page.locator(".alert").count() == 0
+    assert len([url for url in person.asked if url.endswith("/track")]) == 2  # with that of the beginning

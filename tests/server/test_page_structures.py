@@ -1,5 +1,6 @@
 """Structures at the page, in a real browser: looks, locks, merged, split, finished, measured, loaded; a second image."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from medical_sam2 import io
 from medical_sam2.prompts import Point
 from medical_sam2.statistics import measure
 from medical_sam2.tracking.finishing import FinishingSteps, finish
+from medical_sam2.tracking.plan import PLANES
 from medical_sam2.volume import Segmentation
-from tests.phantoms import Phantom, segmenter
+from tests.phantoms import Phantom, phantom, segmenter
 from tests.server.browsing import Person
+from tests.server.conftest import saved
 from tests.server.test_page_gestures import LABELS, MIDDLE, SHAPE, SPACING, changes, clicked, on_slice, opened, pressed, state
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -174,7 +177,7 @@ def test_finished_and_measured_as_by_the_command_line(person: Person, tmp_path: 
     (row,) = measure(case.volume, Segmentation(expected.labels, case.volume.affine, {1: "structure 1"}))
     told = page.get_by_role("dialog", name="Statistics").locator("tbody tr")
     expect(told).to_contain_text("structure 1")
-    assert told.locator("td").all_inner_texts()[:3] == ["1", f"{row.volume_ml:.2f}", f"{row.mean:.2f}"]
+    assert told.locator("td").all_inner_texts()[:3] == ["1", f"{row.volume_ml:#.2g}", f"{row.mean:.2f}"]
     page.get_by_role("dialog", name="Statistics").get_by_role("button", name="Close").click()
     pressed(page, "z")
     person.sees("axial", tmp_path, on_slice(case, found), SPACING)
@@ -213,3 +216,20 @@ def test_a_second_image_glows_where_it_lies(person: Person, tmp_path: Path) -> N
     page.get_by_role("button", name="Remove the second image").click()
     expect(page.get_by_role("button", name="Overlay", exact=True)).to_be_visible()
     assert page.evaluate("async () => (await (await fetch('api/sessions')).json()).length") == 1
+
+
+def test_of_a_tiny_structure_two_digits_are_told(person: Person, tmp_path: Path) -> None:
+    page, case = person.page, phantom("LPS", spacing_mm=(0.1, 0.1, 0.1))
+    page.locator("#files").set_input_files(saved(case, tmp_path / "tiny.nii.gz"))
+    person.wait("axial")
+    _, y, x = PLANES["axial"].project(case.voxel(1), case.volume.shape, case.code)
+    person.click("axial", (y, x), SHAPE, (0.1, 0.1))
+    changes(page, 1)
+    pressed(page, "t")
+    told = page.locator(".structures .ml")
+    expect(told).to_have_text(re.compile(r"^0\.000\d\d mL$"))
+    ml = state(page)["structures"][0]["ml"]
+    assert float((told.text_content() or "").split()[0]) == float(f"{ml:.2g}")
+    page.get_by_role("button", name="Statistics").click()
+    cell = page.get_by_role("dialog", name="Statistics").locator("tbody td").nth(1)
+    expect(cell).to_have_text((told.text_content() or "").split()[0])

@@ -127,3 +127,27 @@ def test_the_page_lists_them_and_leads_there(person: Person, tmp_path: Path) -> 
     assert page.evaluate("() => document.querySelector('.look button span').textContent") == (
         "axial " + (page.locator(".view.axial .counter").text_content() or "").split(" of ")[0]
     )
+
+
+@pytest.mark.usefixtures("inline")
+def test_review_next_goes_through_all_of_them(person: Person, tmp_path: Path) -> None:
+    """Also where two structures share a slice, and through other planes."""
+    page, case = person.page, opened(person, tmp_path)
+    clicked(person, case)
+    page.keyboard.press("n")
+    page.keyboard.press("Enter")
+    expect(page.locator(".structures .name")).to_have_count(2)
+    found = [(1, "axial", 4), (2, "axial", 4), (1, "coronal", 6), (2, "sagittal", 6), (1, "axial", 9)]
+    row = {"sure": 0.5, "area": 9, "said": False, "look": True, "gain": 5, "why": "unsure"}
+    told = [row | {"label": label, "plane": plane, "t": t, "rank": rank} for rank, (label, plane, t) in enumerate(found)]
+    page.route("**/rows", lambda route: route.fulfill(json=told))
+    page.keyboard.press("t")
+    expect(page.locator(".look button")).to_have_count(len(found))
+    for label, plane, t in (*found, found[0]):
+        page.keyboard.press("l")
+        expect(page.locator(f".view.{plane} input[type=range]")).to_have_value(str(t))
+        expect(page.locator(".structures li.active")).to_have_attribute("data-label", str(label))
+    page.locator(".look button").nth(2).click()
+    page.keyboard.press("l")
+    expect(page.locator(".view.sagittal input[type=range]")).to_have_value("6")
+    expect(page.locator(".structures li.active")).to_have_attribute("data-label", "2")

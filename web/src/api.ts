@@ -10,7 +10,7 @@ export interface State {
   version: number; structures: Structure[]; said: Said[]; can_undo: boolean; can_redo: boolean; fresh: number; tracked: number; busy: boolean; warnings: string[]; notes?: string[]
 }
 export interface Overlay { modality: string | null; unit: string; hung_as: string; window: [number, number]; extent: [number, number] }
-export interface Statistics { label: number; name: string; volume_ml: number; mean: number | null; sd: number | null; minimum: number | null; maximum: number | null; intensity_unit: string }
+export interface Statistics { label: number; name: string; volume_ml: number | null; mean: number | null; sd: number | null; minimum: number | null; maximum: number | null; intensity_unit: string }
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
 export interface Info {
   id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
@@ -90,9 +90,14 @@ export async function send(files: File[], progress: (share: number) => void = ()
   const { id } = await post<{ id: string }>('sessions')
   const total = files.reduce((sum, file) => sum + file.size, 0)
   let sent = 0
-  for (const file of files) {
-    await upload(id, file, (part) => progress((sent + part * file.size) / total))
-    sent += file.size
+  try {
+    for (const file of files) {
+      await upload(id, file, (part) => progress((sent + part * file.size) / total))
+      sent += file.size
+    }
+  } catch (error) {
+    await remove(`sessions/${id}`).catch(() => undefined)
+    throw error
   }
   return id
 }

@@ -38,7 +38,7 @@ export class FusionPanel {
     const { work, attempt } = this
     const now = work.fused
     if (!now) {
-      const files = h('input', { type: 'file', class: 'unseen', id: 'overlay', multiple: true, 'aria-label': 'Second image', onchange: () => attempt(work.lay([...(files.files ?? [])])) })
+      const files = h('input', { type: 'file', class: 'unseen', id: 'overlay', tabindex: '-1', multiple: true, 'aria-label': 'Second image', onchange: () => attempt(work.lay([...(files.files ?? [])])) })
       return fill(this.element, work.mayEdit ? h('button', { title: 'PET on CT, another sequence: laid over the slices where its own geometry says', onclick: () => files.click() }, 'Overlay') : null, files)
     }
     const set = (change: Partial<Fused>): void => { work.fused = { ...now, ...change }; work.tell('fusion') }

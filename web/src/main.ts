@@ -3,7 +3,7 @@ import * as api from './api'
 import type { About, Info, Plane, Summary } from './api'
 import { fill, h, icon, typing } from './dom'
 import * as memory from './memory'
-import { called, reworded } from './names'
+import { called, plural, reworded } from './names'
 import { Panel, TOOL_KEYS, missing, offered } from './panel'
 import { Start } from './start'
 import { Sheet, SliceView } from './view'
@@ -39,7 +39,7 @@ async function home(first = false): Promise<void> {
 
 const KEYS: [string, string][] = [
   ['Q A X C S E G D V', 'tool: inside, outside, box, 3D box, lasso, scribble, diameter, brush, look'], ['M J R', 'tool: ruler, angle, region'], ['I, Shift', 'what is drawn is outside (box, 3D box, lasso, scribble); the brush erases'], ['Arrows', 'move the cross hair (Shift: ten pixels)'], ['Page Up/Down, wheel', 'next or previous slice'],
-  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there, by the arrows (by the mouse: X); with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['Enter … Enter, − … Enter', 'scribble, lasso, diameter: along the arrows, inside or outside'], ['K', 'the brush paints a ball over neighbouring slices, or a disc'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel'], ['Z, Y', 'undo, redo'],
+  ['Enter, −', 'click inside, click outside, at the cross hair'], ['B … Enter', 'box from here to there, by the arrows (by the mouse: X); with the tool 3D box, Enter once more uses it'], ['Enter … Enter, − … Enter', 'with the brush: paint, wipe, along the arrows'], ['Enter … Enter, − … Enter', 'scribble, lasso, diameter: along the arrows, inside or outside'], ['K', 'the brush paints a ball over neighbouring slices, or a disc'], ['[ ]', 'size of the brush, width of the scribble'], ['T, Esc', 'apply to volume, cancel (first what is being drawn)'], ['Z, Y', 'undo, redo'],
   ['N … Enter, Esc', 'new structure and its name; Esc keeps the usual name, a click does too'], ['1–9', 'choose a structure'], ['L', 'review next'], ['H', 'hide the structure, show it again'], ['O, U', 'outlines, uncertainty'], ['W', 'next window (right drag: by hand)'], ['F', 'one view large, all views'], ['Ctrl + wheel', 'zoom (middle drag: pan)'],
 ]
 
@@ -53,11 +53,12 @@ function help(): void {
 }
 
 function open(info: Info, names: string[], stem: string, about: About): void {
+  leave()
   fill(alerts) // of what was tried before
   history.replaceState(null, '', `#${info.id}`)
   const work = (opened = new Work(info, about.may_edit))
-  work.names = info.kind === 'set' ? called(info.files, names) : names
   memory.name(info, names, stem)
+  work.names = !names.length ? memory.names(info.id) : info.kind === 'set' ? called(info.files, names) : names
   memory.restore(work)
   const title = memory.title(info.id)
   document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'
@@ -88,16 +89,16 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   const undo = h('button', { class: 'edits', title: 'Undo (Z)', 'aria-label': 'Undo', onclick: () => attempt(work.undo()) }, icon('undo'))
   const redo = h('button', { class: 'edits', title: 'Redo (Y)', 'aria-label': 'Redo', onclick: () => attempt(work.redo()) }, icon('redo'))
   const status = h('p', { class: 'status', role: 'status', 'aria-live': 'polite' })
-  const size = info.kind === 'set' ? `${info.planes[0].frames} images` : `${[...info.planes].reverse().map((each) => each.frames).join(' × ')} voxels${info.modality ? ` · ${info.modality}` : ''}`
+  const size = info.kind === 'set' ? plural(info.planes[0].frames, 'image') : `${[...info.planes].reverse().map((each) => each.frames).join(' × ')} voxels${info.modality ? ` · ${info.modality}` : ''}`
   const bar = h('header', { class: 'bar' },
     h('h1', {}, h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2')), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
-    ...(memory.warnings(info.id) ?? info.warnings).slice(0, 2).map((text) => h('span', { class: 'warning', title: text }, text)),
+    ...(memory.warnings(info.id) ?? info.warnings).slice(0, 2).map((text) => reworded(text, [])).map((text) => h('span', { class: 'warning', title: text }, text)),
     work.mayEdit ? null : h('span', { class: 'warning' }, 'For looking alone'), status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
     if (change !== 'state' && change !== 'progress' && change !== 'pending') return
     undo.disabled = !work.state.can_undo && !work.pending.length && !work.progress
     redo.disabled = !work.state.can_redo && !work.pending.length && !work.progress
-    const text = work.progress ? 'Applying …' : work.message || work.warnings.join('; ') || (work.state.tracked && !work.state.fresh ? 'Applied.' : '')
+    const text = work.message || (work.progress && 'Applying …') || work.warnings.join('; ') || (work.state.tracked && !work.state.fresh ? 'Applied.' : '')
     if (status.textContent !== text) status.textContent = status.title = text // else it is read aloud again
   })
   work.tell('state')
@@ -180,10 +181,12 @@ async function begin(first: boolean): Promise<void> {
   if (/^[0-9a-f]{32}$/.test(id)) {
     try {
       const [info, about] = await Promise.all([api.get<Info>(`sessions/${id}`), api.get<About>('about')])
-      leave()
       return open(info, [], '', about)
     } catch (error) {
       if (!(error instanceof api.Problem) || error.status !== 404) throw error
+      leave()
+      await home(first)
+      throw new Error('The session of this address is gone: it was removed, or kept elsewhere. Open its image again.')
     }
   }
   leave()

@@ -1,9 +1,9 @@
-// What the browser remembers of a session: its title, the tool, the place. Names of files stay here; they go when the session goes.
+// What the browser remembers of a session: its title, which file each image is, the tool, the place. Names of files stay here; they go when the session goes.
 import type { Info } from './api'
 import { called, named } from './names'
 import type { Cursor, Look, Tool, Work } from './work'
 
-interface Kept { title?: string; stem?: string; warnings?: string[]; tool?: Tool; cursor?: Cursor; image?: number; label?: number; views?: string; window?: [number, number]; looks?: [number, Look][] }
+interface Kept { title?: string; stem?: string; names?: string[]; warnings?: string[]; tool?: Tool; cursor?: Cursor; image?: number; label?: number; views?: string; window?: [number, number]; looks?: [number, Look][] }
 const KEY = 'medsam2.sessions'
 
 function all(): Record<string, Kept> {
@@ -16,6 +16,8 @@ function write(sessions: Record<string, Kept>): void {
 
 export function title(id: string): string { return all()[id]?.title ?? '' }
 export function stem(id: string): string { return all()[id]?.stem ?? '' }
+/** Of each image of a set, or the only file. */
+export function names(id: string): string[] { return all()[id]?.names ?? [] }
 /** What its reader noticed, with the names of files that the server does not know. */
 export function warnings(id: string): string[] | undefined { return all()[id]?.warnings }
 
@@ -28,13 +30,13 @@ export function name({ id, kind, dicom, modality, files: numbers, warnings }: In
   const read = kind === 'set' ? called(numbers, files) : files
   const one = `${read[0] ?? files[0]}${read.length > 1 ? ` and ${read.length - 1} more` : ''}`
   const what = files.length < 2 ? files[0] : stem || (dicom ? `${modality ?? 'DICOM'} series of ${files.length} files` : one)
-  write({ ...all(), [id]: { title: `${what} · ${new Date().toLocaleDateString()}`, stem, warnings: warnings.map((text) => (files.length > 1 ? named(text, files) : text)) } })
+  write({ ...all(), [id]: { title: `${what} · ${new Date().toLocaleDateString()}`, stem, names: kind === 'set' || read.length === 1 ? read : [], warnings: warnings.map((text) => (files.length > 1 ? named(text, files) : text)) } })
 }
 
 export function keep(work: Work): void {
   const { tool, cursor, image, label, views, window } = work
   const looks = [...work.looks]
-  write({ ...all(), [work.info.id]: { title: title(work.info.id), stem: stem(work.info.id), warnings: warnings(work.info.id), tool, cursor, image, label, views, window, looks } })
+  write({ ...all(), [work.info.id]: { ...all()[work.info.id], tool, cursor, image, label, views, window, looks } })
 }
 
 /** Tool and place as they were left. */

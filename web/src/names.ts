@@ -12,6 +12,9 @@ export function stem(files: File[]): string {
   return folders.size === 1 ? [...folders][0].split('/').at(-1) ?? '' : ''
 }
 
+/** A number of things: "1 image", "2 images". */
+export function plural(count: number, what: string): string { return `${count} ${what}${count === 1 ? '' : 's'}` }
+
 /** What a download is called: "ct.1_labels.nii.gz". */
 export function download(stem: string, form: string): string {
   const [what, end] = form === 'csv' ? ['volumes', form] : /json/.test(form) ? ['annotations', form] : ['labels', form]
@@ -41,5 +44,5 @@ export function withheld(missing: Record<string, string>): string[] {
 export function reworded(text: string, structures: Structure[]): string {
   const named = text.replace(/\bobject (\d+)\b/g, (words, label) => structures.find((each) => each.label === Number(label))?.name ?? words)
   const counted = named.replace(/\b(slices?) (\d[^;:()]*?) of axis ([ijk])\b/g, (_, slices: string, which: string, axis: string) => `${slices} ${axis.toUpperCase()} ${which}`)
-  return counted.replace(/\btake `views=one`/g, 'take one view').replace(/`views=three` uses/g, 'three views use').replace(/`islands` keeps (it|them)/g, 'a click inside a part keeps it')
+  return counted.replace(/,? or [^,;]* with --[a-z-]+|,? ?\(--[a-z][^()]*\)/g, '').replace(/--series (?=\d)/g, 'series ').replace(/\btake `views=one`/g, 'take one view').replace(/`views=three` uses/g, 'three views use').replace(/`islands` keeps (it|them)/g, 'a click inside a part keeps it')
 }

@@ -1,6 +1,6 @@
 // Beside the views: structures, tools, tracking, what to review, and downloads.
 import * as api from './api'
-import type { About, Plane } from './api'
+import type { About, Plane, Row } from './api'
 import { SIZES } from './brush'
 import { fill, h, icon, leave, redraw } from './dom'
 import { FusionPanel } from './fusion'
@@ -58,6 +58,7 @@ export class Panel {
   private readonly solid = h('div', { class: 'solidbox' })
   private readonly range = h('div', { class: 'row numbers range' })
   private fields: Field[] = []
+  private last: Row | null = null // of what to review, that was gone to
   private readonly limits = h('div', { class: 'limits' })
   private readonly go = h('div', { class: 'go' })
   private readonly look = h('div', { class: 'look' })
@@ -228,7 +229,8 @@ export class Panel {
     if (!found.length) fill(this.look, h('p', { class: 'fine' }, `${this.work.info.kind === 'set' ? 'Images' : 'Slices'} where a look is worth most are listed here.`))
   }
 
-  private jump(row: { label: number; plane: Plane; t: number }): void {
+  private jump(row: Row): void {
+    this.last = row
     this.structures.choose(row.label)
     const { y, x } = this.work.place(row.plane)
     this.work.move(row.plane, row.t, y, x)
@@ -236,7 +238,8 @@ export class Panel {
 
   next(): void {
     const found = this.work.worthALook()
-    const at = found.findIndex((row) => this.work.place(row.plane).t === row.t)
+    const { last } = this
+    const at = found.findIndex((row) => row.label === last?.label && row.plane === last.plane && row.t === last.t) // several may lie on one slice
     const row = found[(at + 1) % found.length]
     if (row) this.jump(row)
   }

@@ -31,6 +31,9 @@ export function intensity(frame: Frame, [y, x]: Spot): number[] {
 /** A number with as many digits as the range that it comes from is worth. */
 export function shown(value: number, range: number): string { return value.toFixed(range >= 200 ? 0 : range >= 20 ? 1 : range >= 2 ? 2 : 3).replace('-', '−') }
 
+/** A volume in mL: of what is tiny two digits that tell something. */
+export function millilitres(ml: number): string { return ml.toFixed(ml > 0 && ml < 1 ? 1 - Math.floor(Math.log10(ml)) : ml < 10 ? 2 : 1) }
+
 /** All of it in one line; millimetres last, where a narrow window may cut it off. */
 export function reading(info: Info, plane: PlaneInfo, frame: Frame, t: number, spot: Spot, structure: Structure | undefined): string {
   const place = voxel(plane, t, spot)

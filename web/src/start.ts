@@ -3,16 +3,19 @@ import * as api from './api'
 import type { About, Info, Series, Summary } from './api'
 import { fill, h } from './dom'
 import { only, title } from './memory'
-import { named, stem, suffix } from './names'
+import { named, plural, stem, suffix } from './names'
 
 interface Named { names: string[]; stem: string }
+interface Ways { series?: number; frame?: number }
 const NAMELESS: Named = { names: [], stem: '' }
+const once = (what: () => void) => (event: MouseEvent): void => { if (event.detail < 2) what() } // a double click is one
 
 export class Start {
   readonly element = h('main', { class: 'start' })
   private readonly status = h('p', { class: 'status', role: 'status', 'aria-live': 'polite' })
   private readonly choices = h('div', { class: 'choices' })
   private busy = false
+  private asked = '' // the session of which it is asked how it is read
 
   constructor(private readonly about: About, private readonly sessions: Summary[], private readonly onOpen: (info: Info, names: string[], stem: string) => void, private readonly attempt: (what: Promise<unknown>) => void) {
     const files = h('input', { type: 'file', multiple: true, class: 'unseen', id: 'files', tabindex: '-1', 'aria-label': 'Files to open', onchange: () => this.send([...(files.files ?? [])]) })
@@ -42,7 +45,7 @@ export class Start {
   private library(): HTMLElement | null {
     if (!this.about.library.length) return null
     const entry = (each: About['library'][number]): HTMLElement =>
-      h('li', {}, h('button', { class: 'line', onclick: () => this.begin(each) }, h('span', {}, each.name), h('small', {}, each.kind)))
+      h('li', {}, h('button', { class: 'line', onclick: once(() => this.begin(each)) }, h('span', {}, each.name), h('small', {}, each.kind)))
     return h('section', {}, h('h2', {}, 'From the folder that was named'), h('ul', {}, ...this.about.library.map(entry)))
   }
 
@@ -50,11 +53,11 @@ export class Start {
     if (!this.sessions.length) return null
     const entry = (each: Summary): HTMLElement => {
       const size = Object.values(each.planes)
-      const what = each.kind === 'set' ? `${size[0]} images` : `${[...size].reverse().join(' × ')} voxels`
+      const what = each.kind === 'set' ? plural(size[0], 'image') : `${[...size].reverse().join(' × ')} voxels`
       const when = each.changed ? new Date(1000 * each.changed).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' }) : ''
       const called = [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')
       const line: HTMLElement = h('li', {},
-        each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', title: called, onclick: () => this.attempt(api.get<Info>(`sessions/${each.id}`).then((info) => this.onOpen(info, [], ''))) },
+        each.problem ? h('span', { class: 'line warn' }, each.problem) : h('button', { class: 'line', title: called, onclick: once(() => this.attempt(this.alone(async () => { await this.forget(this.asked); this.onOpen(await api.get<Info>(`sessions/${each.id}`), [], '') }))) },
           h('span', {}, called), h('small', { title: when ? 'Last changed' : undefined }, [what, when].filter(Boolean).join(' · '))),
         this.about.may_edit && removal([each.problem ?? called, when].filter(Boolean).join(' · '), () => this.attempt(api.remove(`sessions/${each.id}`).then(() => { line.remove(); only(this.sessions.map((other) => other.id).filter((id) => id !== each.id)) }))))
       return line
@@ -74,8 +77,8 @@ export class Start {
     const field = h('input', { id: 'patient', autocomplete: 'off', placeholder: 'patient ID' })
     const list = h('ul', {})
     const line = (each: Series): HTMLElement =>
-      h('li', {}, h('button', { class: 'line', onclick: () => this.attempt(this.opened(api.post<{ id: string }>('pacs/open', { number: each.number }), NAMELESS, 'Fetching the series …')) },
-        h('span', {}, `${each.modality} · ${each.description || 'series'}`), h('small', {}, `${each.images} images · ${each.date}`)))
+      h('li', {}, h('button', { class: 'line', onclick: once(() => this.attempt(this.opened(() => api.post<{ id: string }>('pacs/open', { number: each.number }), NAMELESS, 'Fetching the series …'))) },
+        h('span', {}, `${each.modality} · ${each.description || 'series'}`), h('small', {}, `${plural(each.images, 'image')} · ${each.date}`)))
     const find = (event: Event): void => {
       event.preventDefault()
       this.attempt(api.post<Series[]>('pacs/series', { patient: field.value }).then((found) => {
@@ -88,7 +91,7 @@ export class Start {
 
   begin({ id, name }: About['library'][number]): void {
     const called = { names: [name], stem: name.slice(0, name.length - suffix(name).length) }
-    this.attempt(this.opened(api.post<{ id: string }>('sessions', { library: id }), called, 'Reading …'))
+    this.attempt(this.opened(() => api.post<{ id: string }>('sessions', { library: id }), called, 'Reading …'))
   }
 
   private send(files: File[]): void {
@@ -97,7 +100,7 @@ export class Start {
     const total = kept.reduce((sum, file) => sum + file.size, 0)
     if (total > this.about.most_upload_mb * 1048576) { this.status.textContent = `That is more than the ${this.about.most_upload_mb} MB that this server takes.`; return }
     kept.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }))
-    this.attempt(this.opened(this.uploaded(kept), { names: kept.map((file) => file.name), stem: stem(kept) }, 'Reading …'))
+    this.attempt(this.opened(() => this.uploaded(kept), { names: kept.map((file) => file.name), stem: stem(kept) }, 'Reading …'))
   }
 
   private async uploaded(files: File[]): Promise<{ id: string }> {
@@ -106,47 +109,76 @@ export class Start {
     return { id: await api.send(files, share) }
   }
 
-  private async opened(session: Promise<{ id: string }>, called: Named, say: string): Promise<void> {
-    if (this.busy) return
+  /** One image at a time: each would begin a session, of which but one is shown. */
+  private async alone(what: () => Promise<void>): Promise<void> {
+    if (this.busy) throw new Error('Another image is being opened; wait until it is there.')
     this.busy = true
     this.element.setAttribute('aria-busy', 'true')
-    fill(this.choices)
-    this.status.textContent = say
-    try {
-      const { id } = await session
-      await this.read(id, called, {})
-    } catch (error) {
-      this.status.textContent = ''
-      throw api.about(error, called.names)
-    } finally {
+    try { await what() } finally {
       this.busy = false
       this.element.removeAttribute('aria-busy')
     }
   }
 
-  private async read(id: string, called: Named, how: object): Promise<void> {
+  private opened(session: () => Promise<{ id: string }>, called: Named, say: string): Promise<void> {
+    return this.alone(async () => {
+      fill(this.choices)
+      this.status.textContent = say
+      try {
+        await this.forget(this.asked)
+        const { id } = await session()
+        await this.read(id, called, {})
+      } catch (error) {
+        this.status.textContent = ''
+        throw api.about(error, called.names)
+      }
+    })
+  }
+
+  private async forget(id: string): Promise<void> {
+    this.asked = ''
+    if (id) await api.remove(`sessions/${id}`).catch(() => undefined)
+  }
+
+  private async read(id: string, called: Named, how: Ways): Promise<void> {
     this.status.textContent = 'Reading …'
     try {
       this.onOpen(await api.post<Info>(`sessions/${id}/open`, how), called.names, called.stem)
     } catch (error) {
-      if (error instanceof api.Problem && error.choices.length) return this.choose(id, called, error)
-      await api.remove(`sessions/${id}`).catch(() => undefined)
+      if (error instanceof api.Problem && asking(error.choices)) return this.choose(id, called, error, how)
+      if (this.asked !== id) await this.forget(id) // else another answer may do
+      if (error instanceof api.Problem && error.choices.length) throw new api.Problem(error.message.replace(/; choose one$/, '; the page cannot choose, the command line can'), error.status)
       throw error
     }
   }
 
   /** The file can be read in several ways: the user says which. */
-  private choose(id: string, called: Named, problem: api.Problem): void {
-    this.status.textContent = named(problem.message, called.names)
-    const word = problem.choices.some((choice) => /series/.test(choice)) ? 'series' : 'frame'
-    const first = word === 'series' ? 1 : 0
-    const number = h('input', { type: 'number', id: 'which', min: String(first), value: String(first) })
+  private choose(id: string, called: Named, problem: api.Problem, how: Ways): void {
+    const ask = asking(problem.choices)
+    if (!ask) return
+    const question = named(problem.message.replace(/ or all$/, ''), called.names)
+    const number = h('input', { type: 'number', id: 'which', min: String(ask.first), max: String(ask.last), value: String(ask.first) })
+    const open = (event: Event): void => {
+      event.preventDefault()
+      this.attempt(this.alone(() => this.read(id, called, { ...how, [ask.option]: Number(number.value) }).catch((error: unknown) => { this.status.textContent = question; throw api.about(error, called.names) })))
+    }
+    this.asked = id
+    this.status.textContent = question
     fill(this.choices,
-      h('ul', { class: 'fine' }, ...problem.choices.map((choice) => h('li', {}, choice))),
-      h('form', { class: 'row', onsubmit: (event: Event) => { event.preventDefault(); fill(this.choices); this.attempt(this.read(id, called, { [word]: Number(number.value) }).catch((error: unknown) => { throw api.about(error, called.names) })) } },
-        h('label', { for: 'which' }, word === 'series' ? 'Series' : 'Time point'), number, h('button', { class: 'primary' }, 'Open')))
+      h('ul', { class: 'fine' }, ...ask.lines.map((line) => h('li', {}, line))),
+      h('form', { class: 'row', onsubmit: open }, h('label', { for: 'which' }, ask.name), number, h('button', { class: 'primary' }, 'Open')))
     number.focus()
   }
+}
+
+/** What the page has a field for, of the ways to read a file that the command line's options would pick. */
+function asking(choices: string[]): { option: keyof Ways; name: string; lines: string[]; first: number; last: number } | null {
+  const option = choices.some((choice) => choice.startsWith('--series ')) ? 'series' : 'frame'
+  const known = choices.filter((choice) => choice.startsWith(`--${option} `))
+  const numbers = known.flatMap((choice) => [...choice.matchAll(/--(?:series|frame) (\d+)/g)].map((found) => Number(found[1])))
+  if (!numbers.length) return null
+  const name = option === 'series' ? 'Series' : known.some((choice) => choice.includes('page)')) ? 'Page' : 'Time point'
+  return { option, name, lines: known.map((choice) => choice.replaceAll(`--${option} `, '')), first: Math.min(...numbers), last: Math.max(...numbers) }
 }
 
 /** A button that removes a session when it is pressed for the second time; a double click is one. */

@@ -1,6 +1,8 @@
 // The structures: list, looks, order, numbers, locks; merged, split, finished, measured, read from a file.
 import type { Structure } from './api'
 import { fill, h, icon, leave, redraw } from './dom'
+import { plural } from './names'
+import { millilitres } from './reading'
 import type { Work } from './work'
 
 /** Field, text, unit, least, most, step; the server has the same limits. */
@@ -25,7 +27,7 @@ export class Structures {
   private naming: { item: HTMLElement; before: Set<number> } | null = null // a new structure whose name is being typed
 
   constructor(private readonly work: Work, private readonly attempt: (what: Promise<unknown>) => void) {
-    const files = h('input', { type: 'file', class: 'unseen', id: 'outlines', multiple: true, 'aria-label': 'Earlier segmentation', onchange: () => { attempt(work.loadOutlines([...(files.files ?? [])])); files.value = '' } })
+    const files = h('input', { type: 'file', class: 'unseen', id: 'outlines', tabindex: '-1', multiple: true, 'aria-label': 'Earlier segmentation', onchange: () => { attempt(work.loadOutlines([...(files.files ?? [])])); files.value = '' } })
     const quiet = (name: string, title: string, what: () => void): HTMLElement => h('button', { title, 'aria-label': title, class: 'quiet', onclick: what }, icon(name))
     const volume = work.info.kind === 'volume'
     this.element = h('section', {},
@@ -112,8 +114,8 @@ export class Structures {
       onclick: (event: Event) => { event.stopPropagation(); what() } }, icon(shape))
     return h('li', { class: `${each.label === work.label ? 'active' : ''}${hidden ? ' hidden' : ''}`, colour: each.colour, 'data-label': String(each.label), 'aria-current': each.label === work.label ? 'true' : undefined, onclick: () => this.choose(each.label) },
       colour, name,
-      work.info.kind === 'set' ? h('span', { class: 'ml', title: 'Where it was found' }, each.images ? `${each.images} image${each.images > 1 ? 's' : ''}` : each.said ? 'not applied' : '–')
-        : h('span', { class: 'ml', title: 'Volume of the tracked outline' }, each.ml === null ? (each.said ? 'this slice' : '–') : `${each.ml < 10 ? each.ml.toFixed(2) : each.ml.toFixed(1)} mL`),
+      work.info.kind === 'set' ? h('span', { class: 'ml', title: 'Where it was found' }, each.images ? plural(each.images, 'image') : each.said ? 'not applied' : '–')
+        : h('span', { class: 'ml', title: 'Volume of the tracked outline' }, each.ml === null ? (each.said ? 'this slice' : '–') : `${millilitres(each.ml)} mL`),
       each.locked ? icon('lock') : null,
       quiet(hidden ? 'shut' : 'eye', `Hide ${each.name}`, () => work.appear(each.label, { hidden: !hidden }), hidden),
       quiet('more', `More of ${each.name}`, () => { this.choose(each.label); this.detail(each.label); if (!this.details.open) this.details.show() }))
@@ -187,7 +189,7 @@ export class Structures {
     const head = ['Number', 'Structure', 'mL', `Mean${unit}`, 'SD', 'Smallest', 'Largest']
     fill(this.table, h('h2', {}, 'Statistics'),
       h('table', {}, h('thead', {}, h('tr', {}, ...head.map((text) => h('th', { scope: 'col' }, text)))),
-        h('tbody', {}, ...rows.map((row) => h('tr', {}, h('td', {}, String(row.label)), h('th', { scope: 'row' }, row.name), ...[row.volume_ml, row.mean, row.sd, row.minimum, row.maximum].map((value) => h('td', {}, number(value))))))),
+        h('tbody', {}, ...rows.map((row) => h('tr', {}, h('td', {}, String(row.label)), h('th', { scope: 'row' }, row.name), h('td', {}, row.volume_ml === null ? '–' : millilitres(row.volume_ml)), ...[row.mean, row.sd, row.minimum, row.maximum].map((value) => h('td', {}, number(value))))))),
       h('p', { class: 'fine' }, 'Of what was tracked; Volumes (CSV) has it with places.'),
       h('form', { method: 'dialog' }, h('button', { class: 'primary', autofocus: true }, 'Close')))
     this.table.showModal()

@@ -20,6 +20,7 @@ const BY_KEYS = new Set<string>(['lasso', 'scribble', 'diameter'])
 const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush', 'ruler', 'angle', 'region'])
 const LEAST_LETTERED = 80 // pixels of the screen: in less letters would hide the slice
 const COLOUR = '#4cc9f0' // of the first structure
+const LATE = 'That slice was still on its way: nothing was drawn on it. Point again.'
 
 export class SliceView {
   readonly element: HTMLElement
@@ -68,6 +69,7 @@ export class SliceView {
     if (change === 'rows') this.paintStrip()
     if (change === 'tool') {
       if (this.keyed && (this.keyed.kind === 'box' || this.keyed.kind === 'solid') && this.canvas.dataset.tool === this.work.tool) this.keyed.inside = !this.work.outside
+      else if (this.canvas.dataset.tool === this.work.tool) this.stroke = this.keyed = null
       else this.drop()
       this.canvas.dataset.tool = this.work.tool
       this.paint()
@@ -75,8 +77,18 @@ export class SliceView {
     if (change === 'brush' || change === 'pending' || change === 'solid') this.paint()
   }
 
-  go(t: number): void { const { y, x } = this.work.place(this.plane); this.drop(); this.work.move(this.plane, t, y, x) }
-  private drop(): void { this.stroke = this.keyed = null }
+  go(t: number): void { if (this.drawing) return; const { y, x } = this.work.place(this.plane); this.drop(); this.work.move(this.plane, t, y, x) }
+
+  /** Whether something is being drawn with the pointer: the slice stays until it is. */
+  private get drawing(): boolean { return !!this.drag && this.drag.kind !== 'window' && this.drag.kind !== 'pan' }
+  private drop(): void { this.stroke = this.keyed = null; if (this.drawing) this.drag = null }
+
+  /** Whether the slice that was chosen is on the screen: nobody can point at what is not seen. */
+  private seen(): boolean {
+    const seen = !!this.frame && this.frameT === this.shownT
+    if (!seen || this.work.message === LATE) this.work.remark(seen ? '' : LATE)
+    return seen
+  }
 
   /** What was begun by keys is of the structure that was chosen then; where another one is chosen it is dropped. */
   private hold(): void {
@@ -107,6 +119,7 @@ export class SliceView {
     this.frame = frame
     this.frameT = t
     this.second = second
+    if (this.plane === 'image') this.work.came(frame.rows, frame.columns)
     this.drawImage()
     this.drawTint()
     this.paint()
@@ -274,7 +287,7 @@ export class SliceView {
     const { y, x } = this.work.place(this.plane)
     const spot: Spot = this.hover && this.holds(this.hover) ? this.hover : [y, x]
     const plane = this.work.plane(this.plane)
-    if (!this.frame || !plane || this.frameT !== this.shownT) return
+    if (!this.frame || !plane || this.frameT !== this.shownT || !this.holds(spot)) return
     const label = this.labels?.[Math.round(spot[0]) * this.frame.columns + Math.round(spot[1])]
     this.readout.value = reading(this.work.info, plane, this.frame, this.shownT, spot, this.work.state.structures.find((each) => each.label === label))
   }
@@ -320,7 +333,7 @@ export class SliceView {
   private paintDrag(brush: CanvasRenderingContext2D, at: At): void {
     const { drag } = this
     const colour = this.work.active?.colour ?? COLOUR
-    if (drag && drag.line.length > 1 && this.frameT === this.shownT && measures(drag.kind)) {
+    if (drag && drag.line.length > 1 && measures(drag.kind)) {
       paintMeasure(brush, at, this.measure(drag.kind, drag.line), this.canvas.clientWidth, this.canvas.clientHeight)
     } else if (drag && drag.line.length > 1 && !measures(drag.kind) && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
       shape(brush, at, drag.kind === 'solid' ? 'box' : drag.kind, drag.line, colour, drag.inside, this.width * this.layout().wide)
@@ -382,13 +395,16 @@ export class SliceView {
     this.stroke = null
     if (stroke && this.work.ball) this.say({ kind: 'ball', points: thinned(stroke.line.map((spot) => this.clip(spot)), Math.max(0.5, this.work.radius / 4)), positive: [stroke.positive], width: 2 * this.work.radius })
     else if (stroke) {
-      const [t, nothing] = [this.shownT, 'Nothing would be left on this slice; undo instead, or remove the structure.']
+      const { shownT: t, plane } = this
       const complete = async (draft: Draft, label: number): Promise<Draft> => {
-        const runs = stroke.over(await this.work.labels(this.plane, t), label)
-        if (!runs.length) throw new Error(nothing)
-        return { ...draft, runs }
+        const before = await this.work.labels(plane, t)
+        const runs = stroke.over(before, label)
+        if (runs.length) return { ...draft, runs }
+        if (plane !== 'image') throw new Error('Nothing would be left on this slice; undo instead, or remove the structure.')
+        if (!before.includes(label)) throw new Error('There is nothing of it on this image.')
+        return { ...draft, kind: 'box', points: [[0, 0], [stroke.rows - 1, stroke.columns - 1]], positive: [false] } // all of the image is outside
       }
-      this.attempt(this.work.say({ plane: this.plane, t, kind: 'mask' }, complete))
+      this.attempt(this.work.say({ plane, t, kind: 'mask' }, complete))
     }
     this.paint()
   }
@@ -432,6 +448,7 @@ export class SliceView {
     const { tool } = this.work
     const kind = event.button === 2 ? 'window' : event.button === 1 ? 'pan' : DRAWN.has(tool) ? (tool as Drag['kind']) : null
     const other = event.shiftKey || event.altKey
+    if (kind !== 'window' && kind !== 'pan' && !this.seen()) return
     if (kind === 'brush') this.begin(spot, this.work.outside === other)
     if (kind) { this.drag = { from: spot, line: [spot], kind, inside: this.work.outside === other || kind === 'diameter', x: event.clientX, y: event.clientY }; return }
     if (!this.holds(spot)) return
@@ -473,7 +490,7 @@ export class SliceView {
     if (!drag || !this.frame || drag.kind === 'window' || drag.kind === 'pan') return
     if (drag.kind === 'brush') return this.end()
     const line = [...drag.line, this.spot(event)].map((spot) => this.clip(spot))
-    if (measures(drag.kind)) { if (this.frameT === this.shownT) this.work.measure(this.measure(drag.kind, line)) } // what is measured is what is seen
+    if (measures(drag.kind)) this.work.measure(this.measure(drag.kind, line))
     else this.drawn(drag.kind, line, drag.inside)
     this.paint()
   }
@@ -496,7 +513,10 @@ export class SliceView {
     else this.say({ kind, points: [low, high], positive })
   }
 
+  /** Where the page itself is scrolled, as narrow ones are, a view takes the wheel once it has been pointed at. */
   private wheel(event: WheelEvent): void {
+    const { scrollHeight, clientHeight } = document.documentElement
+    if (!event.ctrlKey && scrollHeight > clientHeight && document.activeElement !== this.canvas) return
     event.preventDefault()
     if (!event.ctrlKey) return this.step(event.deltaY > 0 ? -1 : 1)
     const [y, x] = this.spot(event)
@@ -516,7 +536,8 @@ export class SliceView {
   }
 
   private key(event: KeyboardEvent): void {
-    if (event.ctrlKey || event.metaKey || (!this.work.mayEdit && ['Enter', '-', 'b'].includes(event.key))) return
+    const points = ['Enter', '-', 'b'].includes(event.key)
+    if (event.ctrlKey || event.metaKey || (!this.work.mayEdit && points)) return
     const { t, y, x } = this.work.place(this.plane)
     const by = event.shiftKey ? 10 : 1
     const moves: Record<string, [number, number, number]> = {
@@ -524,7 +545,8 @@ export class SliceView {
     }
     const move = moves[event.key]
     const { keyed } = this
-    if (move && !move[0] && keyed) {
+    if ((move && this.drawing) || (points && !this.seen())) { /* not in the middle of a line, nor on what is not seen */ }
+    else if (move && !move[0] && keyed) {
       this.work.move(this.plane, t, y + move[1], x + move[2])
       const to = this.work.place(this.plane)
       keyed.line = [...(BY_ENDS.has(keyed.kind) ? [keyed.line[0]] : keyed.line), [to.y, to.x]]
@@ -533,7 +555,7 @@ export class SliceView {
     else if (move) { this.hover = null; this.drop(); this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
     else if (event.key === 'Enter' && this.stroke) this.end()
     else if (event.key === 'Enter' && keyed) { this.keyed = null; this.drawn(keyed.kind, keyed.line, keyed.inside); this.paint() }
-    else if (event.key === 'Escape' && (this.stroke || keyed)) { this.drop(); this.paint() }
+    else if (event.key === 'Escape' && (this.stroke || keyed || this.drawing)) { this.drop(); this.paint() }
     else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter' && !this.work.outside) }
     else if (BY_KEYS.has(this.work.tool) && (event.key === 'Enter' || event.key === '-')) {
       const inside = this.work.tool === 'diameter' || (event.key === 'Enter' && !this.work.outside)

@@ -18,6 +18,7 @@ export interface Progress { done: number; total: number; began: number }
 const KEPT_FRAMES = 160
 const ASK_AGAIN_MS = 1000 // where the server did not answer
 const REST_MS = 250 // on a slice, before the network looks at it
+const UNKNOWN: [number, number] = [Infinity, Infinity]
 const PLAIN: Look = { hidden: false, opacity: 25, filled: true }
 
 export class Work {
@@ -25,6 +26,7 @@ export class Work {
   rows: Row[] = []
   cursor: Cursor
   image = 0
+  private shown = UNKNOWN // rows and columns of the image of a set, as soon as it is there
   tool: Tool = 'plus'
   outside = false
   solid: Solid | null = null
@@ -96,16 +98,25 @@ export class Work {
     const info = this.plane(plane)
     if (!info) return
     const fit = (value: number, size: number): number => Math.max(0, Math.min(size - 1, Math.round(value)))
-    const [rows, columns] = info.size
-    const up = (this.plane('axial')?.frames ?? 1) - 1
     t = fit(t, info.frames)
-    if (plane !== 'image') { y = fit(y, rows); x = fit(x, columns) }
+    if (plane === 'image' && t !== this.image) this.shown = UNKNOWN
+    const [rows, columns] = plane === 'image' ? this.shown : info.size
+    const up = (this.plane('axial')?.frames ?? 1) - 1
+    y = fit(y, rows)
+    x = fit(x, columns)
     if (plane === 'axial') this.cursor = { s: t, p: y, l: x }
     if (plane === 'coronal') this.cursor = { s: up - y, p: t, l: x }
     if (plane === 'sagittal') this.cursor = { s: up - y, p: x, l: t }
-    if (plane === 'image') { this.image = t; this.cursor = { s: 0, p: Math.max(0, Math.round(y)), l: Math.max(0, Math.round(x)) } }
+    if (plane === 'image') { this.image = t; this.cursor = { s: 0, p: y, l: x } }
     this.rest(plane, t)
     this.tell('cursor')
+  }
+
+  /** An image of a set is there, which may be smaller than the one before: the cross hair stays on it. */
+  came(rows: number, columns: number): void {
+    this.shown = [rows, columns]
+    const { p, l } = this.cursor
+    if (p >= rows || l >= columns) this.move('image', this.image, p, l)
   }
 
   /** Whoever stays on a slice may point at it or one beside it: the network sees them before. */
@@ -244,6 +255,9 @@ export class Work {
     })
   }
 
+  /** A word in the status line, until the next change. */
+  remark(text: string): void { this.message = text; this.tell('progress') }
+
   /** Show what is told of a change. */
   private note(notes: string[] = []): void {
     this.message = reworded(notes.join('; '), this.state.structures)
@@ -284,8 +298,8 @@ export class Work {
     if (!this.mayEdit) return
     const chosen = this.meant
     this.pending = [...this.pending, draft]
-    this.tell('pending')
     try {
+      this.tell('pending')
       await this.next(async () => {
         if (!chosen && !this.active) await this.begin('')
         const label = chosen || this.label
@@ -338,7 +352,8 @@ export class Work {
 
   undo(): Promise<void> { return this.next(async () => { await this.idle(); if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
   redo(): Promise<void> { return this.next(async () => { await this.idle(); if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
-  track(): Promise<void> { return this.next(async () => { await this.change('track', { views: this.views }); this.follow() }) }
+  /** Asked for twice, as by a double click, it is done once. */
+  track(): Promise<void> { return this.next(async () => { if (this.progress || !this.state.fresh) return; await this.change('track', { views: this.views }); this.follow() }) }
 
   private get up(): number { return (this.plane('axial')?.frames ?? 1) - 1 }
   cutOf(box: Span, plane: Plane): { t: Range; y: Range; x: Range } { return cut(box, plane, this.up) }
