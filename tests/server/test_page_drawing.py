@@ -29,8 +29,10 @@ def places(person: Person) -> list[tuple[float, float]]:
 def test_nothing_is_drawn_on_a_slice_that_is_not_seen_yet(person: Person, tmp_path: Path) -> None:
     opened(person, tmp_path)
     page, line, t = person.page, places(person), MIDDLE + 3
-    held = hold(page, f"**/frames/axial/{t}*")
-    page.locator(".view.axial input[type=range]").fill(str(t))
+    asked = f"**/frames/axial/{t}*"
+    held = hold(page, asked)
+    with page.expect_request(asked):
+        page.locator(".view.axial input[type=range]").fill(str(t))
     status = page.get_by_role("status").first
     page.mouse.click(*line[0])
     expect(status).to_contain_text("was still on its way")
@@ -56,9 +58,11 @@ def test_nothing_is_drawn_on_a_slice_that_is_not_seen_yet(person: Person, tmp_pa
 def test_nothing_is_clicked_by_keys_on_a_slice_that_is_not_seen_yet(person: Person, tmp_path: Path) -> None:
     opened(person, tmp_path)
     page = person.page
-    held = hold(page, f"**/frames/axial/{MIDDLE - 3}*")
+    asked = f"**/frames/axial/{MIDDLE - 3}*"
+    held = hold(page, asked)
     person.view("axial").focus()
-    pressed(page, "PageDown", 3)
+    with page.expect_request(asked):  # the last slice is asked for once the one before has come
+        pressed(page, "PageDown", 3)
     pressed(page, "Enter")
     expect(page.get_by_role("status").first).to_contain_text("was still on its way")
     for route in held:
