@@ -109,9 +109,11 @@ def source_origin(like: Volume, path: Path, kind: str, remedy: str = "save to .n
         remedy: what to do where the volume has no such files.
 
     Raises:
-        GeometryError: it was not read from DICOM files.
+        GeometryError: it was not read from DICOM files, or from a film, whose frames lie nowhere.
     """
     origin = like.origin if isinstance(like, Loaded) else None
+    if voxels.NO_PLACE in like.warnings:
+        raise GeometryError(f"{kind} refers to places in the patient, and the frames of a film have none", remedy, subject=path)
     if not isinstance(origin, DicomOrigin):
         raise GeometryError(
             f"{kind} refers to DICOM images, and this volume was not read from DICOM files (or from a zip of them)",
