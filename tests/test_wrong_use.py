@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 
 import medical_sam2
-from medical_sam2 import Box, FramePrompt, Mask, MedicalSam2Error, Point, Segmentation, Segmenter, Volume, io, preview
+from medical_sam2 import Box, FramePrompt, Mask, MedicalSam2Error, Point, Segmentation, Segmenter, Volume, io, metrics, preview
 from medical_sam2.errors import ConfigError, PromptError
 from medical_sam2.io import MaskRule
 from medical_sam2.model.nano import nano
 from medical_sam2.statistics import measure
 from medical_sam2.strokes import Brush, Lasso, Scribble, ShapeInterpolation, SliceRange
 from medical_sam2.tracking.cropping import VolumePlan
+from medical_sam2.tracking.finishing import FinishingSteps, finish
 from medical_sam2.tracking.template import Template
 from tests.phantoms import Phantom, phantom, segmenter
 
@@ -37,6 +38,13 @@ def network() -> Segmenter:
 
 def grey() -> Any:
     return np.arange(81, dtype=np.uint8).reshape(9, 9)
+
+
+def moved(volume: Volume, by_mm: float = 2.0) -> Volume:
+    """The same image elsewhere in the patient."""
+    affine = volume.affine.copy()
+    affine[2, 3] += by_mm
+    return Volume(volume.array, affine)
 
 
 def outline_all(network: Segmenter, images: Any) -> object:
@@ -185,6 +193,87 @@ USES: dict[str, tuple[Use, str]] = {
         "type float64 is no label map; give a numpy",
     ),
     "save": (lambda s, p, r, c: io.save(r, "a.nii.gz", like="ct.nii.gz"), "something of type str is no Volume"),
+    "save elsewhere": (
+        lambda s, p, r, c: io.save(r, "nowhere/a.nii.gz", like=moved(p.volume)),
+        "^the labels lie up to 2 mm away from the image's voxels; give a segmentation of this image$",
+    ),
+    "measure elsewhere": (lambda s, p, r, c: measure(moved(p.volume), r), "^the labels lie up to 2 mm away"),
+    "montage elsewhere": (lambda s, p, r, c: preview.montage(moved(p.volume), r), "^the labels lie up to 2 mm away"),
+    "film elsewhere": (lambda s, p, r, c: preview.animation(moved(p.volume), r), "^the labels lie up to 2 mm away"),
+    "finish what is not there": (
+        lambda s, p, r, c: finish(r, {7: FinishingSteps(largest=True)}),
+        "^there is no object 7 to finish; give labels of objects that are there$",
+    ),
+    "finish by name": (lambda s, p, r, c: finish(r, {"1": FinishingSteps(largest=True)}), "^object '1' is no label"),
+    "finish by tables": (
+        lambda s, p, r, c: finish(r, {1: {"largest": True}}),
+        "^object 1 is to be finished by a dict; give FinishingSteps, such as",
+    ),
+    "smoothed by words": (lambda s, p, r, c: FinishingSteps(smooth_mm="2"), "^smooth_mm='2' makes no sense; give True,"),
+    "largest by words": (lambda s, p, r, c: FinishingSteps(largest="no"), "^largest='no' makes no sense"),
+    "tolerance below 0": (
+        lambda s, p, r, c: metrics.surface_dice(p.truth > 0, p.truth > 0, (1, 1, 1), -1),
+        "^a tolerance of -1 mm is none; give 0 or more$",
+    ),
+    "tolerance of NaN": (
+        lambda s, p, r, c: metrics.score(p.truth > 0, p.truth > 0, (1, 1, 1), tolerance_mm=np.nan),
+        "^a tolerance of nan mm is none",
+    ),
+    "compared lists": (
+        lambda s, p, r, c: metrics.dice([1, 0], [1, 1]),
+        "^something of type list is no mask; give a numpy array",
+    ),
+    "letters of axes": (lambda s, p, r, c: SliceRange(6, 12, axis="k"), "^slices along axis 'k' are none; give 0, 1 or 2"),
+    "a fourth axis": (lambda s, p, r, c: SliceRange(6, 12, axis=3), "^slices along axis 3 are none"),
+    "window of two": (
+        lambda s, p, r, c: s.segment_volume(p.volume, [c], window=(100, 600)),
+        r"^window \(100, 600\) is neither a name nor a Window; give Window\(low, high\), ",
+    ),
+    "window of a set": (
+        lambda s, p, r, c: [*s.segment_images([grey()], {0: {1: FramePrompt.click(1, 1)}}, window=[100, 600])],
+        r"^window \[100, 600\] is neither a name nor a Window",
+    ),
+    "inside in words": (
+        lambda s, p, r, c: Point((1, 2, 3), positive="no"),
+        "^positive='no' says neither inside nor outside; give",
+    ),
+    "box in words": (lambda s, p, r, c: Box((1, 1, 2), (3, 4, 2), positive=None), "^positive=None says neither"),
+    "line in words": (lambda s, p, r, c: Scribble(LINE, positive=2), "^positive=2 says neither"),
+    "brush in words": (lambda s, p, r, c: Brush(np.ones((1, 3), int), positive=0.5), r"^positive=0\.5 says neither"),
+    "click in words": (lambda s, p, r, c: FramePrompt.click(1, 1, positive="no"), "^positive='no' says neither"),
+    "between images": (
+        lambda s, p, r, c: [*s.segment_images([grey()], {0.5: {1: FramePrompt.click(1, 1)}})],
+        r"^0\.5 is no image; number images from 0: give \{image",
+    ),
+    "modality in words": (
+        lambda s, p, r, c: [*s.segment_images([grey()], {0: {1: FramePrompt.click(1, 1)}}, modality="CT")],
+        "^modality 'CT' is of no image; give a function of its index",
+    ),
+    "shape as given": (
+        lambda s, p, r, c: outline_all(s, [grey(), np.pad(np.dstack([grey()] * 4), ((3, 3), (3, 3), (0, 0)))]),
+        r"^image 1 has shape \(15, 15, 4\); give arrays",
+    ),
+    "no slices": (
+        lambda s, p, r, c: preview.montage(p.volume, r, slices=0),
+        "^slices=0 leaves nothing to see; give 1 or more$",
+    ),
+    "no width": (
+        lambda s, p, r, c: preview.montage(p.volume, r, width_px=0),
+        "^width_px=0 leaves nothing to see; give 100 or more",
+    ),
+    "no frames": (lambda s, p, r, c: preview.animation(p.volume, r, frames=0), "^frames=0 leaves nothing to see"),
+    "no path": (lambda s, p, r, c: io.load(None), r"^None \(of type NoneType\) is no path; give the name of a file or folder"),
+    "path in bytes": (lambda s, p, r, c: io.load_labels(b"a.nii", p.volume), r"^b'a\.nii' \(of type bytes\) is no path"),
+    "frame in words": (
+        lambda s, p, r, c: io.load("nowhere.nii.gz", frame="1"),
+        "^frame='1' is no whole number; give one, or leave",
+    ),
+    "series of halves": (lambda s, p, r, c: io.load("nowhere", series=1.5), r"^series=1\.5 names no series; give its number"),
+    "bytes in words": (lambda s, p, r, c: io.load("nowhere.nii.gz", max_bytes="1 GB"), "^max_bytes='1 GB' is no whole number"),
+    "pooling in words": (
+        lambda s, p, r, c: Segmenter.from_pretrained(pool_memory="1"),
+        "^pool_memory '1' is no distance in tokens; give 0 or more$",
+    ),
     "load labels": (lambda s, p, r, c: io.load_labels("a.nii.gz", like="ct.nii.gz"), "something of type str is no Volume"),
     "load outlines": (lambda s, p, r, c: io.load_outlines("a.nii.gz", Path("ct.nii.gz")), "type Posix.* is no Volume"),
     "load all": (lambda s, p, r, c: io.load_segmentation("a.nii.gz", r), "something of type Segmentation is no Volume"),
@@ -295,6 +384,26 @@ def test_a_segmenter_is_copied_and_handed_to_other_processes(case: Phantom) -> N
     for copy in (deepcopy(made), pickle.loads(pickle.dumps(made))):
         assert (copy.segment_volume(case.volume, [Point(case.voxel(1))]).labels == expected).all()
         assert copy.network is not made.network
+
+
+def test_a_grid_that_differs_by_rounding_is_the_same(case: Phantom, tmp_path: Path) -> None:
+    result, rounded = Segmentation(case.truth, case.volume.affine), moved(case.volume, 5e-4)
+    io.save(result, tmp_path / "a.nii.gz", like=rounded)
+    assert np.allclose(io.load(tmp_path / "a.nii.gz").affine, rounded.affine, atol=1e-6)
+    assert measure(rounded, result)[0].voxels == np.count_nonzero(case.truth == 1)
+
+
+def test_features_are_kept_in_a_folder_named_by_text(tmp_path: Path) -> None:
+    made = Segmenter(nano(64), device="cpu", precision="fp32")
+    [*made.segment_images([grey()], {0: {1: FramePrompt.click(4, 4)}}, features=str(tmp_path / "kept"))]
+    assert {file.suffix for file in (tmp_path / "kept").iterdir()} == {".safetensors"}
+
+
+@pytest.mark.parametrize("width_px", [100, 101, 150])
+def test_the_narrowest_pictures_are_drawn(case: Phantom, width_px: int) -> None:
+    result = Segmentation(case.truth, case.volume.affine)
+    assert preview.montage(case.volume, result, width_px=width_px, slices=1).width == width_px
+    assert preview.animation(case.volume, result, width_px=width_px, frames=1)[0].width == width_px
 
 
 def test_the_package_knows_its_version() -> None:

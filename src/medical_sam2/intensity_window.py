@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from math import ceil, floor, inf, isfinite
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +140,9 @@ def named_window(name: str | Window) -> Window | None:
     """
     if isinstance(name, Window):
         return name
+    if not isinstance(cast("object", name), str):
+        problem = f"window {repr(name)[:60]} is neither a name nor a Window"
+        raise ConfigError(problem, 'give Window(low, high), "LOW,HIGH" or a name, such as "auto"')
     if name in CT_WINDOWS:
         return _levelled(name, f"{name}, as given")
     if name in {"auto", "percentile"}:

@@ -11,12 +11,13 @@ The rules for empty masks, the same for every measure:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import GeometryError
-from medical_sam2.volume import bounding_box
+from medical_sam2.errors import GeometryError, InputError
+from medical_sam2.volume import bounding_box, check_array
 
 Mask = NDArray[np.bool_]
 ROUNDING = 1e-9  # three voxels of 0.1 mm are 0.3 mm, whatever their sum is in binary
@@ -44,8 +45,10 @@ def score(truth: Mask, predicted: Mask, spacing_mm: Sequence[float], *, toleranc
 
     Raises:
         GeometryError: the shapes differ or the spacing does not fit.
+        InputError: masks that are no arrays of numbers; a tolerance that is negative, or no number.
     """
     truth, predicted = _pair(truth, predicted)
+    _check_tolerance(tolerance_mm)
     distances = surface_distances(truth, predicted, spacing_mm)
     return Scores(
         dice=dice(truth, predicted),
@@ -94,7 +97,8 @@ def hausdorff95(truth: Mask, predicted: Mask, spacing_mm: Sequence[float]) -> fl
 
 
 def surface_dice(truth: Mask, predicted: Mask, spacing_mm: Sequence[float], tolerance_mm: float) -> float:
-    """Share of the surface voxels of both masks within `tolerance_mm` of the other surface, in [0, 1]."""
+    """Share of the surface voxels of both masks within `tolerance_mm` of the other surface, in [0, 1]; raises as `score`."""
+    _check_tolerance(tolerance_mm)
     return _share_within(surface_distances(truth, predicted, spacing_mm), tolerance_mm)
 
 
@@ -138,6 +142,11 @@ def _share_within(distances: tuple[NDArray[np.float64], NDArray[np.float64]], to
     return float(np.mean(pooled <= tolerance_mm * (1 + ROUNDING))) if len(pooled) else math.nan
 
 
+def _check_tolerance(tolerance_mm: float) -> None:
+    if not (isinstance(tolerance_mm, Real) and tolerance_mm >= 0):  # NaN is not, either
+        raise InputError(f"a tolerance of {repr(tolerance_mm)[:40]} mm is none", "give 0 or more")
+
+
 def _surface(mask: Mask) -> Mask:
     """Voxels of the mask with a face neighbour outside: shifted views are eight times faster than scipy's erosion."""
     padded, inner = np.pad(mask, 1), mask.copy()
@@ -161,6 +170,8 @@ def _counts(truth: Mask, predicted: Mask) -> tuple[int, int, int]:
 
 
 def _pair(truth: Mask, predicted: Mask) -> tuple[Mask, Mask]:
+    for mask in (truth, predicted):
+        check_array(mask, "mask", "biuf")
     if truth.shape != predicted.shape:
         raise GeometryError(f"the truth has shape {truth.shape}, the prediction {predicted.shape}", "compare them in one grid")
     return truth.astype(bool, copy=False), predicted.astype(bool, copy=False)

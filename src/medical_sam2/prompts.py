@@ -44,6 +44,7 @@ class FramePrompt:
     @classmethod
     def click(cls, x: float, y: float, *, positive: bool = True) -> "FramePrompt":
         """One click."""
+        check_positive(positive)
         return cls(np.array([[x, y]], np.float32), np.array([int(positive)], np.int64))
 
     @classmethod
@@ -214,6 +215,7 @@ class Point:
     def __post_init__(self) -> None:
         check_index("point", self.index_ijk)
         check_object(self.object)
+        check_positive(self.positive)
 
     def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
         """One click on one frame."""
@@ -250,6 +252,7 @@ class Box:
         for corner in (self.low_ijk, self.high_ijk):
             check_index("corner", corner)
         check_object(self.object)
+        check_positive(self.positive)
         if not all(map(isfinite, (*self.low_ijk, *self.high_ijk))):
             raise PromptError(f"box {self.low_ijk} – {self.high_ijk} is not finite", "give voxel indices")
         low, high = (tuple(map(end, self.low_ijk, self.high_ijk)) for end in (min, max))
@@ -376,6 +379,12 @@ def check_object(label: object) -> int:
         problem = f"object {repr(label)[:40]} is no label"
         raise PromptError(problem, f"number objects from 1 to {MOST_OBJECTS}; 0 is background")
     return int(label)
+
+
+def check_positive(positive: object) -> None:
+    """Refuse what does not say whether a prompt means the object; raises PromptError."""
+    if not isinstance(positive, bool | np.bool_ | Integral) or positive not in (0, 1):
+        raise PromptError(f"positive={repr(positive)[:40]} says neither inside nor outside", "give True or False")
 
 
 def check_index(what: str, index_ijk: object) -> None:

@@ -166,7 +166,7 @@ class Segmenter:
         islands: bool = False,
         consensus: bool = True,
         zoom: bool = True,
-        features: Path | None = None,
+        features: str | os.PathLike[str] | None = None,
         names: Mapping[int, str] | None = None,
         overlap: bool = False,
         priority: Sequence[int | str] = (),
@@ -253,7 +253,7 @@ class Segmenter:
         views: str | Sequence[View] = "one",
         window: str | Window = "auto",
         zoom: bool = True,
-        features: Path | None = None,
+        features: str | os.PathLike[str] | None = None,
         priority: Sequence[int | str] = (),
         names: Mapping[int, str] | None = None,
         **options: Any,
@@ -314,7 +314,7 @@ class Segmenter:
         window: str | Window,
         *,
         zoom: bool,
-        features: Path | None,
+        features: str | os.PathLike[str] | None,
     ) -> list[TemplateMatch]:
         """Where the objects of a template that nobody prompted lie."""
         whole, ours = Crop.to_content(volume, ()), Crop.to_content(template.volume, template.masks)
@@ -337,7 +337,7 @@ class Segmenter:
         order: str | Order | Iterable[int] = "given",
         only: Collection[int] | None = None,
         consensus: bool = True,
-        features: Path | None = None,
+        features: str | os.PathLike[str] | None = None,
         window: str | Window = "auto",
         modality: Callable[[int], str | None] = lambda _: None,
         on_error: Callable[[int, MedicalSam2Error], None] | None = None,
@@ -427,7 +427,7 @@ class Segmenter:
         weights = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
         return self._kept.of(weights, self.precision)
 
-    def _encoder(self, folder: Path | None) -> Callable[[torch.Tensor], Features]:
+    def _encoder(self, folder: str | os.PathLike[str] | None) -> Callable[[torch.Tensor], Features]:
         """`encode`, with a folder that keeps what was seen."""
         if folder is None:
             return self.encode

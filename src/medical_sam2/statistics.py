@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import in_hounsfield
 from medical_sam2.io.labels import object_boxes
-from medical_sam2.io.voxels import volume_ml
+from medical_sam2.io.voxels import check_grid, volume_ml
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume, require_segmentation, require_volume
 
@@ -73,10 +72,7 @@ def measure(volume: Volume, segmentation: Segmentation) -> tuple[ObjectStatistic
     """
     require_volume(volume)
     require_segmentation(segmentation)
-    if segmentation.labels.shape != volume.shape:
-        raise GeometryError(
-            f"the labels have shape {segmentation.labels.shape}, the image {volume.shape}", "give a segmentation of this image"
-        )
+    check_grid(segmentation, volume)
     found = {label: (n, box) for n, each in enumerate(segmentation.maps) for label, box in object_boxes(each).items()}
     rows: list[ObjectStatistics] = []
     for label in sorted({*found, *segmentation.names} - {0}):

@@ -26,7 +26,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import PromptError
-from medical_sam2.prompts import Box, FramePrompt, Index, Prompt, check_index, check_inside, check_object, frame_of, voxel_of
+from medical_sam2.prompts import (
+    Box,
+    FramePrompt,
+    Index,
+    Prompt,
+    check_index,
+    check_inside,
+    check_object,
+    check_positive,
+    frame_of,
+    voxel_of,
+)
 from medical_sam2.views import View
 
 CLICKS = 1  # of a scribble that the network is shown: more did not do better (docs/log.md)
@@ -192,6 +203,7 @@ class Stroke:
 
     def __post_init__(self) -> None:
         check_object(self.object)
+        check_positive(self.positive)
         for place in self.places_ijk:
             check_index(f"place of a {self.kind}", place)
         object.__setattr__(
@@ -315,6 +327,7 @@ class Brush:
 
     def __post_init__(self) -> None:
         check_object(self.object)
+        check_positive(self.positive)
         if not len(self.voxels):
             raise PromptError(f"nothing is painted of object {self.object}", "paint at least one voxel")
 
@@ -368,6 +381,8 @@ class SliceRange:
         if not whole or not 0 <= self.first <= self.last:
             problem = f"slices {self.first!r} to {self.last!r} are none"
             raise PromptError(problem, "give the first and the last, whole numbers from 0")
+        if self.axis is not None and (isinstance(self.axis, bool) or self.axis not in (0, 1, 2)):
+            raise PromptError(f"slices along axis {self.axis!r} are none", "give 0, 1 or 2, or leave the axis out")
 
     def project(self, view: View, shape_ijk: Sequence[int], axes: str = "RAS") -> Mapping[int, FramePrompt]:
         """Nothing: it says where the object is not."""

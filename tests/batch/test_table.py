@@ -178,6 +178,7 @@ def test_masks(folder: Path) -> None:
         ("x,scans/b.nii.gz,1,,point,1,1,1,,,", "row 3: case x has another image above"),
         ("X,scans/a.nii.gz,1,,point,1,1,1,,,", "row 3: cases x and X differ in nothing but capitals"),
         ("x,,1,spleen,point,1,1,1,,,", "row 3: object 1 is called 'spleen' here and 'liver' in row 2"),
+        ("x,,,spleen,point,1,1,1,,,", "row 3: object 1 is called 'spleen' here and 'liver' in row 2"),
         ("x,,1,,negative,14,12,3,,,", "row 3: it says negative of what is points in row 2"),
         ("x,,1,,point,14,12,3,,,", "row 3: it says the same as row 2"),
         ("x,,1,,negative,14.0,12,3,,,", "row 3: it says negative of what is points in row 2"),
@@ -203,6 +204,12 @@ def test_a_row_that_cannot_be_used_is_named(folder: Path, row: str, said: str) -
     path = table(folder, "x,scans/a.nii.gz,1,liver,point,14,12,3,,,", row)
     (line,) = refused(path)
     assert line.startswith(f"{path}, {said}")
+
+
+def test_without_a_column_of_objects_names_are_of_the_first(folder: Path) -> None:
+    path = table(folder, "scans/a.nii.gz,liver,point,1,1,1", "scans/a.nii.gz,spleen,point,2,1,1", head="image,name,kind,i,j,k")
+    (line,) = refused(path)
+    assert line.startswith(f"{path}, row 3: object 1 is called 'spleen' here and 'liver' in row 2")
 
 
 def test_commas_at_the_end_of_each_line_are_no_columns(folder: Path) -> None:

@@ -35,6 +35,7 @@ def test_a_small_study(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixt
     words = (*data, "--protocol", "memory", "--method", "fifo", "--cases", "1", "--images", "2", "--json")
     assert run(tmp_path / "out", weights, *words) == 0
     shown = capsys.readouterr()
+    assert "memory: 5 rows; 3 answers were made now; see tables.md" in shown.err
     (study,) = json.loads(shown.out)["studies"]
     assert (study["protocol"]["name"], study["answers"], study["fresh"], study["failed"]) == ("memory", 5, 3, {})
     with (tmp_path / "out" / "memory" / "rows.csv").open() as stream:

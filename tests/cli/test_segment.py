@@ -455,6 +455,9 @@ def test_a_name_of_two_objects_is_told(workspace: Workspace) -> None:
     for words in (("--dry-run",), ()):
         code, _, err = workspace.run("--prompts", "said.json", *words)
         assert (code, err.count("warning: objects 2 and 3 are both called 'x': name them apart")) == (0, 1), err
+    twice = ("--point", "2:14", "12", "2", "--point", "3:14", "12", "3", "--name", "2:x", "--name", "3:x")
+    _, _, err = workspace.run(*twice, "--dry-run", "--overwrite")
+    assert err.count("warning: objects 2 and 3 are both called 'x': name them apart") == 1, err
     said = "priority: 2 objects are called x; name one of them by its number: 2, 3"
     assert workspace.refused("--prompts", "said.json", "--priority", "x", "--overwrite") == said
 

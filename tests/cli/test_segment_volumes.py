@@ -185,6 +185,32 @@ def test_refusals(workspace: Workspace, words: list[str], more: list[str], said:
     assert workspace.files() == before
 
 
+def test_one_list_of_names_is_checked_before_anything_is_outlined(workspace: Workspace, words: list[str]) -> None:
+    """As far as prompts tell names without a mask being read; in a layout with names of each case it is told."""
+    rows = Path("t.csv").read_text().splitlines()
+    workspace.mask("m.nii.gz", [(slice(2, 4), slice(2, 4), slice(2, 4))])
+    masked = (
+        "case,image,object,name,kind,i,j,k,file\np0,c0.nii.gz,1,liver,point,14,12,3,\np1,c1.nii.gz,2,liver,mask,,,,m.nii.gz"
+    )
+    for table, told in (
+        (
+            "\n".join([*rows, "p1,c1.nii.gz,2,liver,point,3,3,3"]),
+            "objects 1 and 2 are both called liver; name them apart: this layout",
+        ),
+        ("\n".join([*rows[:-1], rows[-1].replace("liver", "spleen")]), "object 1 is called liver in p0 and spleen in p2"),
+        (masked, "objects 1 and 2 are both called liver"),
+    ):
+        Path("t.csv").write_text(f"{table}\n")
+        for more in (["nnunet", "--dry-run"], ["nnunet"], ["bids"]):
+            assert main([*words, "--layout", *more]) == 2
+            assert told in workspace.shown()[1]
+            assert not Path("out").exists()
+    Path("t.csv").write_text("\n".join([*rows, "p1,c1.nii.gz,2,liver,point,3,3,3"]) + "\n")
+    assert main(words) == 0
+    told = [line for line in workspace.shown()[1].splitlines() if "both called" in line]
+    assert told == ["warning: p1: objects 1 and 2 are both called 'liver': name them apart, or speak of them by their numbers"]
+
+
 def test_who_comes_first_need_not_be_in_every_case(workspace: Workspace, words: list[str]) -> None:
     """Two objects at one place: the one that is named has it; where it is not, a warning, and the case is outlined."""
     rows = Path("t.csv").read_text().splitlines()

@@ -19,7 +19,8 @@ from pydicom.uid import (
 )
 
 from medical_sam2 import io
-from medical_sam2.errors import FormatError, InputError
+from medical_sam2.errors import FormatError, GeometryError, InputError
+from medical_sam2.volume import Segmentation
 from tests.io.making import AXIAL, Series, base, made, phantom, same, save
 
 
@@ -129,6 +130,11 @@ def test_objects_without_a_place_are_pictures(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.array, frames.transpose(2, 1, 0))
     assert volume.spacing_mm == (0.25, 0.5, 1.0)
     assert "mean nothing" in volume.warnings[-1]
+    for name, kind in (("a.dcm", "a DICOM-SEG"), ("a.rtstruct.dcm", "an RTSTRUCT")):
+        with pytest.raises(
+            GeometryError, match=f"{kind} refers to places in the patient, and the frames of a film have none; save"
+        ):
+            io.save(Segmentation(np.ones(volume.shape, np.uint8), volume.affine), tmp_path / name, volume)
 
 
 def test_monochrome1_pictures_are_turned_to_bright_is_large(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError
 from medical_sam2.intensity_window import percentile_window
+from medical_sam2.io.image_folder import FolderEntry, ImageFolder, open_folder
 from medical_sam2.io.labels import read_label_map, save_label_map
 
 RNG = np.random.default_rng(0)
@@ -208,3 +209,28 @@ def test_inks_are_told(tmp_path: Path, suffix: str) -> None:
     picture = store(Image.fromarray(COLOUR).convert("CMYK"), tmp_path / f"a{suffix}")
     assert picture.colour
     assert "CMYK" in picture.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "maps"),
+    [
+        (["t.png", "a.jpg"], ["a", "t"]),
+        (["b.png", "b.jpg", "b.png.png", "t.png"], ["b.jpg", "b.png", "b.png.png", "t"]),
+        (
+            ["B.jpg", "b.png", "é.jpg", "e\N{COMBINING ACUTE ACCENT}.png"],
+            ["B.jpg", "b.png", "e\N{COMBINING ACUTE ACCENT}.png", "é.jpg"],
+        ),
+    ],
+)
+def test_each_image_of_a_folder_has_a_label_map_of_its_own_on_every_system(
+    tmp_path: Path, names: list[str], maps: list[str]
+) -> None:
+    for name in names:
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    assert [path.name for path in open_folder(tmp_path).outputs(tmp_path)] == [f"{name}.png" for name in maps]
+
+
+def test_images_that_differ_in_nothing_but_capitals_are_refused(tmp_path: Path) -> None:
+    images = ImageFolder(tmp_path, [FolderEntry(tmp_path / name) for name in ("B.png", "a.png", "b.png")])
+    with pytest.raises(InputError, match=r"B\.png and b\.png differ in nothing but capitals.*; rename one$"):
+        images.outputs(tmp_path)

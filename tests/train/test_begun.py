@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medical_sam2.cli import experiment_runs, main
+from medical_sam2.train.loop import TrainingRun
+from medical_sam2.train.records import StepReport
 from tests.pools import write_pool
 from tests.train.jobs import tiny_network
 
@@ -53,6 +57,34 @@ def test_a_resumed_run_refuses_other_settings_by_name(
         assert f"{tmp_path / 'run'}: this run was begun with {told}; " in said
         assert "new folder" in said
         assert contents(tmp_path / "run") == before
+
+
+def test_sigterm_ends_it_with_its_exit_code_and_leaves_what_goes_on(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn = TrainingRun.learn
+
+    def end(run: TrainingRun, *arguments: Any, **more: Any) -> StepReport:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return learn(run, *arguments, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingRun, "learn", end)
+        assert main(command) == 130
+        assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+        assert (tmp_path / "run" / "last.safetensors").is_file()
+        assert main([*command, "--resume"]) == 0  # it came at the last step: nothing was left to do
+    steps = [json.loads(row)["step"] for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_minutes_in_which_nothing_is_learnt_are_refused(
+    minutes: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--max-minutes", minutes]) == 2
+    assert f"--max-minutes: {minutes} minutes leave nothing to learn; give more than 0" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_says_so_and_nothing_is_written(

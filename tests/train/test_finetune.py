@@ -76,6 +76,31 @@ def test_with_one_case_the_remedy_is_named(tmp_path: Path, capsys: pytest.Captur
     assert json.loads((tmp_path / "out" / "report.json").read_text())["dice"] == []
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("--held-out", "nan"),
+            "--held-out: nan is neither a share of the cases nor how many; give a number below 1, or a whole one",
+        ),
+        (("--held-out", "-1"), "--held-out: -1 is neither a share of the cases nor how many"),
+        (("--held-out", "1.5"), "--held-out: 1.5 is neither"),
+        (("--max-minutes", "0"), "--max-minutes: 0 minutes leave nothing to learn; give more than 0"),
+        (("--max-minutes", "nan"), "--max-minutes: nan minutes leave nothing to learn"),
+        (("--seed", "-1"), "--seed: -1 begins no random numbers; give 0 to 4294967295"),
+        (("--steps", "0"), "--steps: 0 leaves nothing to learn; give 1 or more"),
+        (("--most", "0"), "--most: 0 leaves nothing to learn; give 1 or more"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(
+    words: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = volume_set(tmp_path / "data", cases=3)
+    assert main(["finetune", str(folder), "-o", str(tmp_path / "out"), *WORDS, *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_failed_before_it_learnt_begins_again_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Once its data is mended, also with other cases; one that has learnt, and a folder of others, are refused as ever."""
     folder = volume_set(tmp_path / "data", cases=3)

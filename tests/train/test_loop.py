@@ -1,11 +1,13 @@
 """The training loop: it goes on bit for bit, teaches every part, and keeps to its recipe."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from medical_sam2.errors import FormatError, ResourceError
 from medical_sam2.train.config import Phase, Recipe
 from medical_sam2.train.loop import StepReport, TrainingRun
 from medical_sam2.train.train_step import SimulatedUser
@@ -52,6 +54,18 @@ def test_steps_change_the_weights_of_every_part(whole: tuple[TrainingRun, list[S
         name.split(".")[0] for name, value in whole[0].network.named_parameters() if not torch.equal(value, before[name])
     }
     assert {"vision_encoder", "mask_decoder", "memory_attention", "memory_encoder", "carry", "object_pointer_proj"} <= changed
+
+
+def test_what_cannot_be_trained_leaves_no_folder(recipe: Recipe, tmp_path: Path) -> None:
+    many = replace(recipe, phases=(*recipe.phases, replace(recipe.phases[0], clips=10**9)))
+    with pytest.raises(ResourceError, match=r"^phases: the clips of a step need .* at least, .* are free; give fewer clips"):
+        TrainingRun(tiny_network(), many, tmp_path / "run")
+    elsewhere = replace(recipe, validation=str(tmp_path / "nope"), picture_every=1)
+    with pytest.raises(FormatError, match="nope: there is no such folder of cases"):
+        TrainingRun(tiny_network(), elsewhere, tmp_path / "run")
+    with pytest.raises(FormatError, match="nope: there is no such folder of cases"):
+        TrainingRun(tiny_network(), replace(elsewhere, picture_every=0), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_without_checkpoint_starts_from_the_beginning(recipe: Recipe, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from medical_sam2.errors import InputError, PromptError
 from medical_sam2.intensity_window import Window
 from medical_sam2.io import Form, registry
 from medical_sam2.io.labels import AS_DRAWN, MADE_BY, MaskRule
-from medical_sam2.io.prompt_file import NamedPrompts, check_limits_given_once, load_prompts, masks_from
+from medical_sam2.io.prompt_file import NamedPrompts, check_limits_given_once, describe_shared_names, load_prompts, masks_from
 from medical_sam2.io.safe_open import open_regular
 from medical_sam2.tracking.finishing import FinishingSettings
 from medical_sam2.volume import Volume
@@ -92,7 +92,20 @@ class BatchCase:
         prompts = tuple(prompt for each in found for prompt in each.prompts)
         check_limits_given_once(prompts)
         files = tuple(file for each in self.prompts for file in each.files)
-        return NamedPrompts(prompts, names, files, notes=tuple(note for each in found for note in each.notes))
+        notes = dict.fromkeys([note for each in found for note in each.notes] + describe_shared_names(names))
+        return NamedPrompts(prompts, names, files, notes=tuple(notes))
+
+    def known_names(self, volume: Volume) -> dict[int, str]:
+        """Label → name, "" where there is none, as far as prompts tell them without a mask being read."""
+        names: dict[int, str] = {}
+        for source in self.prompts:
+            facts = source.facts()
+            if all(file.suffix.lower() == ".json" for file in source.files):
+                found = source.read(volume)
+                names |= {label: found.names.get(label) or names.get(label, "") for label in found.labels}
+            elif isinstance(facts.get("object"), int):  # a mask that a row of a table names
+                names[facts["object"]] = facts["name"] or names.get(facts["object"], "")
+        return names
 
 
 @dataclass(frozen=True)

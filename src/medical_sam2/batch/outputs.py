@@ -410,22 +410,33 @@ def _channel_names(case: BatchCase) -> dict[str, str]:
 
 
 def names_of_all(outcomes: Iterable[CaseOutcome]) -> dict[int, str]:
+    """Label → name in all cases; raises as `join_names` does."""
+    return join_names((each.case, {found.label: found.name for found in each.objects}) for each in outcomes)
+
+
+def join_names(cases: Iterable[tuple[str, Mapping[int, str]]]) -> dict[int, str]:
     """Label → name in all cases; `object_2` where none has one.
 
+    Args:
+        cases: name of a case, and label → name of its objects, "" where one has none.
+
     Raises:
-        InputError: a label means one structure in one case and another one elsewhere.
+        InputError: a label means one structure in one case and another one elsewhere, or two labels mean one.
     """
     names: dict[int, tuple[str, str]] = {}
-    for outcome in outcomes:
-        for each in outcome.objects:
-            name, case = names.get(each.label, ("", outcome.case))
-            if name and each.name and name != each.name:
-                problem = f"object {each.label} is called {name} in {case} and {each.name} in {outcome.case}"
+    for case, objects in cases:
+        for label, own in objects.items():
+            name, before = names.get(label, ("", case))
+            if name and own and name != own:
+                problem = f"object {label} is called {name} in {before} and {own} in {case}"
                 raise InputError(problem, "number structures alike in all cases: this layout has one list of names")
-            names[each.label] = (name or each.name, case)
+            names[label] = (name or own, before if name else case)
     found = {label: name or f"object_{label}" for label, (name, _) in sorted(names.items())}
     if twin := next((name for name in found.values() if list(found.values()).count(name) > 1), None):
-        raise InputError(f"two objects are called {twin}", "name them apart: this layout has one list of names")
+        one, other, *_ = (label for label, name in found.items() if name == twin)
+        raise InputError(
+            f"objects {one} and {other} are both called {twin}", "name them apart: this layout has one list of names"
+        )
     return found
 
 

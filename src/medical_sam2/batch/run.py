@@ -383,7 +383,8 @@ def _track_and_finish(
             found = segmenter.segment_volume(image, named.prompts, names=named.names, plan=plan, **tracking)
         else:
             found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **tracking)
-    found, changes = finish(found, steps, named.prompts, limits)
+    there = steps.keys() & {*named.labels, *found.objects()} if template else steps.keys()  # not all are found by a template
+    found, changes = finish(found, {label: steps[label] for label in there}, named.prompts, limits)
     in_vain = [f"{word} does nothing: there is no such object" for word in unknown]
     return found, changes, [*unkept, *in_vain, *warn_without_outlines(named.prompts, settings.adapt)]
 

@@ -183,10 +183,9 @@ class _TableReader:
         row = self._row(where, cells)
         own = self._rows.setdefault(case, {})
         for other in own.values():
-            if other.name and row.name and other.object == row.object and other.name != row.name:
-                raise InputError(
-                    f"object {row.object} is called {row.name!r} here and {other.name!r} in {_row(other)}", "choose"
-                )
+            if other.name and row.name and (other.object or 1) == (row.object or 1) and other.name != row.name:
+                named = f"object {row.object or 1} is called {row.name!r} here and {other.name!r} in {_row(other)}"
+                raise InputError(named, "choose")
         meaning = json.dumps([row.object, row.content, row.unit], sort_keys=True)
         if (twin := own.get(meaning)) is not None:
             how = "says the same as" if twin.key == row.key else f"says {row.key} of what is {twin.key} in"

@@ -52,6 +52,7 @@ def run_recipe(
     """Train by a recipe; see `medical_sam2.cli.experiments.train`."""
     if threads:
         torch.set_num_threads(threads)
+    check_minutes(max_minutes)
     parsed = read_recipe(recipe, settings)
     if not resume and (output / NAME).exists():
         raise ConfigError("a run is in this folder already", "add --resume to go on, or choose another one", subject=output)
@@ -66,7 +67,16 @@ def run_recipe(
         network = load_average(training)
         if processes.first:
             save_backbone(network, output / "weights", dtype=torch.float16)
+        stopped = _is_stopped(training)
         del training, network
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Refuse minutes in which nothing is learnt; raises ConfigError."""
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ConfigError(f"{minutes:g} minutes leave nothing to learn", "give more than 0", subject="--max-minutes")
 
 
 def _is_finished(recipe: Recipe, run: Path, outcome: Path, *, print_it: bool = True) -> bool:
@@ -85,6 +95,12 @@ def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> No
     """Fine-tune on a data set, and judge; see `medical_sam2.cli.experiments.finetune`."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    check_minutes(options.max_minutes)
+    for name, given in (("steps", options.steps), ("most", options.most)):
+        if given is not None and given < 1:
+            raise ConfigError(f"{given} leaves nothing to learn", "give 1 or more", subject=f"--{name}")
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"{options.seed} begins no random numbers", "give 0 to 4294967295", subject="--seed")
     dataset = read_data_set(folder)
     begun = _go_on(output, dataset, options) if options.resume and (output / "run" / NAME).exists() else None
     if begun is not None and _is_finished(begun, output / "run", output / REPORT):
@@ -196,7 +212,15 @@ def _train(network: Sam2, recipe: Recipe, run: Path, options: FinetuneOptions) -
             training.resume()
         _follow(training, options.max_minutes)
         load_average(training)
-        return training.step
+        steps, stopped = training.step, _is_stopped(training)
+    if stopped:  # nothing is judged, for it is not what was asked for
+        raise KeyboardInterrupt
+    return steps
+
+
+def _is_stopped(training: TrainingRun) -> bool:
+    """Whether SIGTERM came before the last step was done; all is written, so that the run can go on."""
+    return training.stopped and training.step < training.recipe.steps
 
 
 def _table(before: Sequence[Score], after: Sequence[Score]) -> list[dict[str, Any]]:
@@ -329,7 +353,8 @@ def _describe_study(study: Study, outcome: StudyResult, folder: Path) -> dict[st
     for case, error in outcome.faults.items():
         print_note(plain(f"failed: {case}: {error}, and run it again"))
     answers = sum(not row.skipped for row in outcome.rows)
-    print_note(plain(f"{folder}: {say_count(answers, 'row')}, {outcome.fresh} of them new; see tables.md"))
+    fresh = say_count(outcome.fresh, "answer", "were")  # of which each gives rows
+    print_note(plain(f"{folder}: {say_count(answers, 'row')}; {fresh} made now; see tables.md"))
     return {
         "protocol": study.protocol.described(),
         "sha256": study.protocol.digest,

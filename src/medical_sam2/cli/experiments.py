@@ -66,7 +66,7 @@ def train(
     """Train a network by a recipe, on one process, or on many started by `torchrun`.
 
     SIGTERM ends the run after the step in hand, as --max-minutes does: a checkpoint is written and --resume goes on from it,
-    bit for bit.
+    bit for bit; the exit code is 130 then.
 
     Args:
         recipe: TOML file, see `recipes/`.

@@ -14,7 +14,14 @@ from medical_sam2.cli.options import FLAG, PIXELS, REPEATED, VOXELS, WITH_HYPHEN
 from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import MaskRule, Outline, is_lossy, labels_in, outlines, read_label_map
-from medical_sam2.io.prompt_file import NamedPrompts, Places, check_limits_given_once, load_prompts, masks_from
+from medical_sam2.io.prompt_file import (
+    NamedPrompts,
+    Places,
+    check_limits_given_once,
+    describe_shared_names,
+    load_prompts,
+    masks_from,
+)
 from medical_sam2.prompts import FramePrompt, Mask, Prompt, check_frame_prompt, check_object
 from medical_sam2.strokes import (
     Diameter,
@@ -193,8 +200,9 @@ def volume_prompts(options: PromptOptions, volume: Volume, earlier: Volume | Non
     _check_object(options, asked=reader.asked)
     check_named(names, {prompt.object for prompt in prompts} | set(_labels(earlier)))
     colours = {outline.label: outline.colour for outline in reader.outlines if outline.colour}
-    notes = (*from_file.notes, *reader.places.notes, *(note for outline in reader.outlines for note in outline.notes))
-    return NamedPrompts(prompts, names, from_file.files, colours, notes)
+    notes = [*from_file.notes, *reader.places.notes, *(note for outline in reader.outlines for note in outline.notes)]
+    notes = dict.fromkeys(notes + describe_shared_names(names))
+    return NamedPrompts(prompts, names, from_file.files, colours, tuple(notes))
 
 
 # All prompts of a template count together: only after masks, clicks and boxes is it known which template has none.

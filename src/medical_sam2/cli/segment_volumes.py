@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 
 from medical_sam2.batch import BatchSettings, TemplateFiles
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_faulty_rows
-from medical_sam2.batch.outputs import RESULTS
+from medical_sam2.batch.outputs import RESULTS, join_names
 from medical_sam2.batch.table import Check
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_memory_for_libraries
@@ -216,6 +216,8 @@ def _find_and_check(
     _check_finishing(found, grids, finish)
     _check_priority(found, grids, options.priority)
     _check_one_object(found, grids, outputs)
+    if outputs.layout in ("bids", "nnunet"):  # which have one list of names; masks and templates tell theirs later
+        join_names((case.name, case.known_names(grids[case.name])) for case in found.cases if case.name in grids)
     return found, grids
 
 

@@ -25,7 +25,7 @@ from medical_sam2.io import label_table, labels, nrrd, registry, voxels
 from medical_sam2.io.images import page_count
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, outlines, select_outlines
 from medical_sam2.io.registry import DICOM, NRRD, Form, Options, Picture, read_file, recognise
-from medical_sam2.io.safe_open import as_stored, guarded, load_json, parse_json
+from medical_sam2.io.safe_open import as_path, as_stored, guarded, load_json, parse_json
 from medical_sam2.volume import Segmentation, Volume, add_to_layers, require_volume
 
 __all__ = [
@@ -76,10 +76,10 @@ def load(
         AmbiguousError: several readings; the choices name the option that picks one.
         ResourceError: too large for this machine or for `max_bytes`.
     """
-    path = as_stored(Path(path))
+    options, path = Options(geometry_from, frame, series, allow_gap, max_bytes), as_stored(as_path(path))
     if _is_picture(path):
         raise _no_volume(path)
-    found = read(path, geometry_from=geometry_from, frame=frame, series=series, allow_gap=allow_gap, max_bytes=max_bytes)
+    found = _read(path, options)
     return found if isinstance(found, Volume) else _stacked(found, path)
 
 
@@ -97,9 +97,11 @@ def read(
 
     See `load` for the other arguments and the errors.
     """
-    if geometry_from not in (None, "sform", "qform"):
-        raise InputError(f"geometry_from {geometry_from!r} is unknown", "use sform or qform")
-    found = read_file(Path(path), Options(geometry_from, frame, series, allow_gap, max_bytes, all_frames))
+    return _read(as_path(path), Options(geometry_from, frame, series, allow_gap, max_bytes, all_frames))
+
+
+def _read(path: Path, options: Options) -> Volume | tuple[Picture, ...]:
+    found = read_file(path, options)
     return replace(found, warnings=(*found.warnings, *voxels.oddities(found))) if isinstance(found, Volume) else found
 
 
@@ -109,7 +111,7 @@ def load_pictures(path: str | os.PathLike[str], *, max_bytes: int | None = None)
     Raises:
         FormatError: a file that is no picture, or a folder without one.
     """
-    path = Path(path)
+    path = as_path(path)
     endings = registry.suffixes("picture")
     if path.is_dir() and (files := sorted(file for file in path.iterdir() if file.suffix.lower() in endings)):
         return tuple(picture for file in files for picture in load_pictures(file, max_bytes=max_bytes))
@@ -126,7 +128,7 @@ def load_labels(path: str | os.PathLike[str], like: Volume) -> Volume:
         FormatError: values that are no labels, or segments that overlap.
         GeometryError: it lies on another grid (up to 0.001 mm is rounding).
     """
-    path = Path(path)
+    path = as_path(path)
     with guarded(path):
         return _load_labels(path, like)[0]
 
@@ -148,7 +150,7 @@ def load_outlines(
         AmbiguousError: the numbers look like soft edges, not like labels; or several time points.
         PromptError: nothing is drawn, or a number that no object can have.
     """
-    path = Path(path)
+    path = as_path(path)
     require_volume(like)
     try:
         with guarded(path):
@@ -192,7 +194,7 @@ def load_named_labels(path: str | os.PathLike[str], like: Volume) -> tuple[Volum
         FormatError, GeometryError: as `load_labels`.
         PromptError: segments of which none holds anything.
     """
-    path = Path(path)
+    path = as_path(path)
     with guarded(path):
         found, described = _load_labels(path, like)
         if described is None:
@@ -246,17 +248,19 @@ def save(
 
     Raises:
         InputError: unknown suffix or unwritable folder.
-        GeometryError: another shape than the volume's.
+        GeometryError: another shape than the volume's, or a segmentation of another grid.
         FormatError: objects overlap, and the format cannot hold that.
         ResourceError: the disk is full.
     """
-    path = Path(path)
+    path = as_path(path)
     require_volume(like)
     format = registry.writer_of(path, formats)
     shape = what.labels.shape if isinstance(what, Segmentation) else np.shape(what)
     if shape != like.shape:
         raise GeometryError(f"the result has shape {shape}, the volume {like.shape}", "save it beside its own volume")
-    if not isinstance(what, Segmentation):
+    if isinstance(what, Segmentation):
+        voxels.check_grid(what, like)
+    else:
         return format.write(voxels.compact(np.asarray(what)), path, like, NO_NAMES)
     layers = tuple(voxels.compact(layer) for layer in what.layers)
     return format.export(replace(what, labels=voxels.compact(what.labels), layers=layers), path, like)

@@ -92,10 +92,23 @@ class ImageFolder(Sequence[NDArray[np.generic]]):
         raise PromptError(f"there is no such image in {self.folder}", _near(Path(word).name, list(names)), subject=word)
 
     def outputs(self, folder: Path) -> list[Path]:
-        """A PNG file for each image: named after it, with its whole name where two would be the same."""
-        stems = [entry.stem for entry in self.entries]
-        shared = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set[str]()
-        names = [e.name.replace("#", "_") if s in shared else s for e, s in zip(self.entries, stems, strict=True)]
+        """A PNG file for each image: named after it, with its whole name where two would be the same, if but on some systems.
+
+        Raises:
+            InputError: two whole names would be the same there, too.
+        """
+        names = [entry.stem for entry in self.entries]
+        whole = [entry.name.replace("#", "_") for entry in self.entries]
+        while shared := _same_files(names):
+            longer = [place for place in shared if names[place] != whole[place]]
+            if not longer:
+                one, other = (self.entries[place].name for place in shared[:2])
+                problem = f"{one} and {other} differ in nothing but capitals, or in how accents are written"
+                raise InputError(
+                    f"{problem}: their label maps would be one file on some systems", "rename one", subject=self.folder
+                )
+            for place in longer:  # whose whole name may be the short one of a third
+                names[place] = whole[place]
         return [folder / f"{name}{PNG.written[0]}" for name in names]
 
 
@@ -140,6 +153,14 @@ def _instead_of(file: Path) -> str:
         return "give the folder that it lies in"
     each = f"give the folder that it lies in, where each of its {pages} pages is an image"
     return f"{each}; {CONVERT}, for `medsam2 segment`"
+
+
+def _same_files(names: Sequence[str]) -> list[int]:
+    """Places of the names that some system takes for one with another of them, those of one name one after the other."""
+    alike: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        alike.setdefault(normalize("NFC", name).casefold(), []).append(place)
+    return [place for places in alike.values() if len(places) > 1 for place in places]
 
 
 def _picture(entry: FolderEntry) -> Picture:

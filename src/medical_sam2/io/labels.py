@@ -14,11 +14,10 @@ from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, Inpu
 from medical_sam2.io import atomic, voxels
 from medical_sam2.io.registry import JPEG, Options, Picture, read_file
 from medical_sam2.io.safe_open import open_regular
-from medical_sam2.io.voxels import grid_distance
+from medical_sam2.io.voxels import SAME_MM, grid_distance
 from medical_sam2.plugins import suggestion
 from medical_sam2.volume import MOST_OBJECTS, Colour, Volume, bounding_box
 
-SAME_MM = 1e-3
 MADE_BY = "medsam2"  # what a label map calls the text that tells how it was made
 
 

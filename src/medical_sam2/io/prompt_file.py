@@ -152,7 +152,7 @@ def parse_prompts(content: dict[str, Any], volume: Volume, folder: Path | None) 
     reader = _Placer(places := Places(volume, unit), folder or Path(), files := list[Path]())
     prompts = tuple(prompt for entry in entries for prompt in reader.place(entry))
     names = {entry.label: entry.name for entry in entries if entry.name}
-    return NamedPrompts(prompts, names, tuple(files), notes=(*_shared_names(entries), *places.notes))
+    return NamedPrompts(prompts, names, tuple(files), notes=(*describe_shared_names(names), *places.notes))
 
 
 def describe_prompts(path: Path | str) -> dict[str, Any]:
@@ -170,7 +170,11 @@ def describe_prompts(path: Path | str) -> dict[str, Any]:
         if not (path.parent / mask.file).exists():
             raise FormatError(f"its mask {mask.file} is not there", "put it beside the file of prompts", subject=path)
     counted = [f"{entry.label}{f' {entry.name}' * bool(entry.name)}: {', '.join(entry.counts())}" for entry in entries]
-    return {"coordinates": unit, "objects": counted, "warnings": _shared_names(entries)}
+    return {
+        "coordinates": unit,
+        "objects": counted,
+        "warnings": describe_shared_names({entry.label: entry.name for entry in entries}),
+    }
 
 
 def _parse(content: dict[str, Any], folder: Path | None) -> tuple[Unit, "list[_Entry]"]:
@@ -186,11 +190,11 @@ def _parse(content: dict[str, Any], folder: Path | None) -> tuple[Unit, "list[_E
 
 
 # The page lets structures share a name, so that such files are written, and have to be read.
-def _shared_names(entries: "Sequence[_Entry]") -> list[str]:
-    """A line for each name that two objects have or more: whoever names one of them means another, too."""
+def describe_shared_names(names: Mapping[int, str]) -> list[str]:
+    """A line for each name that two objects (label → name) have or more: whoever names one of them means another, too."""
     shared: dict[str, list[str]] = {}
-    for entry in sorted(entries, key=lambda entry: entry.label):
-        shared.setdefault(entry.name, []).append(str(entry.label))
+    for label, name in sorted(names.items()):
+        shared.setdefault(name, []).append(str(label))
     return [
         f"objects {', '.join(labels[:-1])} and {labels[-1]} are {'both' if len(labels) == 2 else 'all'} called {name!r}: "
         "name them apart, or speak of them by their numbers"

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,17 @@ class Options:
     # replace NaN and infinities, turn colours to grey, look for constant images (not for masks, whose numbers count)
     clean: bool = True
     layer: int | None = None  # which of the numbers of a voxel, from 0
+
+    # Within a reader a wrong type would look like a damaged file.
+    def __post_init__(self) -> None:
+        if self.geometry_from not in (None, "sform", "qform"):
+            raise InputError(f"geometry_from {self.geometry_from!r} is unknown", "use sform or qform")
+        for name in ("frame", "max_bytes", "layer"):
+            if (given := getattr(self, name)) is not None and (isinstance(given, bool) or not isinstance(given, Integral)):
+                raise InputError(f"{name}={repr(given)[:40]} is no whole number", "give one, or leave it out")
+        if isinstance(self.series, bool) or not isinstance(self.series, str | Integral | None):
+            remedy = "give its number, from 1, or its SeriesInstanceUID"
+            raise InputError(f"series={repr(self.series)[:40]} names no series", remedy)
 
 
 @dataclass(frozen=True, eq=False)

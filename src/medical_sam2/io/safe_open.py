@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from unicodedata import normalize
 
 import numpy as np
@@ -71,6 +71,16 @@ def guarded(path: Path) -> Iterator[None]:
             raise explain(error, path) from None
         kind = type(error).__name__
         raise FormatError(f"the file is damaged or incomplete ({kind})", "copy or download it again", subject=path) from None
+
+
+def as_path(path: object) -> Path:
+    """What somebody gave for a path; raises InputError for what can be none."""
+    if isinstance(path, str | Path):
+        return Path(path)
+    if isinstance(path, os.PathLike) and isinstance(text := cast("os.PathLike[Any]", path).__fspath__(), str):
+        return Path(text)
+    problem = f"{repr(path)[:60]} (of type {type(path).__name__}) is no path"
+    raise InputError(problem, "give the name of a file or folder, or a Path")
 
 
 def as_stored(path: Path) -> Path:

@@ -15,7 +15,7 @@ from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, Inpu
 from medical_sam2.intensity_window import BLANK, in_hounsfield, is_blank, percentile_window
 from medical_sam2.io.registry import Loaded, Options, Picture
 from medical_sam2.io.safe_open import Content, as_stored, inflated, open_content
-from medical_sam2.volume import Volume, check_affine
+from medical_sam2.volume import Segmentation, Volume, check_affine
 
 MOST_HEADER = 1 << 20
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -359,6 +359,19 @@ def grid_distance(one: NDArray[np.float64], other: NDArray[np.float64], shape: t
     """Largest distance in mm between the corners of two grids of this shape."""
     corners = np.array([[*corner, 1.0] for corner in product(*((0.0, size - 1.0) for size in shape))])
     return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+
+
+SAME_MM = 1e-3
+"""Two grids that lie closer differ by rounding."""
+
+
+def check_grid(segmentation: Segmentation, volume: Volume) -> None:
+    """Refuse a segmentation in another grid than the volume's; raises GeometryError."""
+    remedy = "give a segmentation of this image"
+    if segmentation.labels.shape != volume.shape:
+        raise GeometryError(f"the labels have shape {segmentation.labels.shape}, the image {volume.shape}", remedy)
+    if (apart := grid_distance(segmentation.affine, volume.affine, volume.shape)) > SAME_MM:
+        raise GeometryError(f"the labels lie up to {apart:.3g} mm away from the image's voxels", remedy)
 
 
 def from_lps(affine_lps: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,6 +9,8 @@ Shapes: B objects, N frames, C channels, h w feature map, S network input size, 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
+from typing import cast
 
 import numpy as np
 import torch
@@ -120,8 +122,8 @@ class Sam2(nn.Module):
         Raises:
             ConfigError: that is no distance, or the maps are of an odd size.
         """
-        if margin < 0:
-            raise ConfigError(f"pool_memory {margin} is no distance in tokens", "give 0 or more")
+        if isinstance(margin, bool) or not isinstance(cast("object", margin), Integral) or margin < 0:
+            raise ConfigError(f"pool_memory {margin!r} is no distance in tokens", "give 0 or more")
         if self.image_size % 32:
             raise ConfigError(f"maps of {self.image_size} pixels have no 2 × 2 tokens to pool", "give an image size in 32s")
         self.pool_margin = margin

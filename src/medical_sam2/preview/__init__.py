@@ -9,7 +9,9 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import zip_longest
+from numbers import Integral
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ from medical_sam2.volume import Segmentation, Volume, colour_of
 __all__ = ["animation", "as_html", "contact_sheet", "montage", "save"]
 _GAP, _CAPTION = 10, 20
 _TALLEST, _NARROW = 460, 120
+_NARROWEST = 100  # that a picture may be
 _MARGIN = 0.25  # shown around the objects on the strip, as a share of their size
 _HTML_PX, _MOST_ROWS, _LONGEST_NAME = 900, 40, 80
 
@@ -90,12 +93,21 @@ def montage(
     Raises:
         GeometryError: the segmentation is not in the grid of the volume.
         InputError: one of them is something else.
+        ConfigError: no slices, or too narrow a picture.
     """
+    _check_size(width_px, slices=slices)
     scene = PreviewScene(volume, segmentation, prompts, window)
     rows: list[Image.Image] = []
     for each in scene.split():
         rows += [*_heading(each, width_px), _planes(each, width_px), _strip(each, width_px, slices)]
     return _stacked([*rows, _legend(scene, width_px)], width_px)
+
+
+def _check_size(width_px: int, **counts: int) -> None:
+    """Refuse a picture of nothing; raises ConfigError."""
+    for name, given, least in (("width_px", width_px, _NARROWEST), *((name, count, 1) for name, count in counts.items())):
+        if isinstance(given, bool) or not isinstance(cast("object", given), Integral) or given < least:
+            raise ConfigError(f"{name}={repr(given)[:40]} leaves nothing to see", f"give {least} or more")
 
 
 def as_html(segmentation: Segmentation) -> str:
@@ -147,6 +159,7 @@ def animation(
 
     Several windows show the same slice one below the other.
     """
+    _check_size(width_px, frames=frames)
     scene = PreviewScene(volume, segmentation, prompts, window)
     view = scene.main_view
     axis = view.order(scene.axes)[0]

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import GeometryError
 from medical_sam2.intensity_window import Window, choose_window
+from medical_sam2.io.voxels import check_grid
 from medical_sam2.preview.drawing import DrawnLine, corners_yx
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.strokes import Diameter, Scribble, Stroke, says_where
@@ -40,11 +40,7 @@ class PreviewScene:
     def __post_init__(self) -> None:
         require_volume(self.volume)
         require_segmentation(self.segmentation)
-        if self.segmentation.labels.shape != self.volume.shape:
-            raise GeometryError(
-                f"the labels have shape {self.segmentation.labels.shape}, the image {self.volume.shape}",
-                "give a segmentation of this image",
-            )
+        check_grid(self.segmentation, self.volume)
         object.__setattr__(self, "axes", self.volume.orientation)
 
     @cached_property

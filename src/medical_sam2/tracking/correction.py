@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptError
-from medical_sam2.intensity_window import Window
-from medical_sam2.io.labels import SAME_MM, integers
-from medical_sam2.io.voxels import grid_distance
+from medical_sam2.intensity_window import Window, named_window
+from medical_sam2.io.labels import integers
+from medical_sam2.io.voxels import SAME_MM, grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import FramePrompt, Point, Prompt, is_solid_box, voxel_of
 from medical_sam2.strokes import only_takes_away
@@ -50,9 +50,10 @@ def read_request(
             is none.
         GeometryError: the earlier result lies in another grid.
         PromptError: what is no prompt; a name of an object that nobody prompts.
-        ConfigError: names that are none.
+        ConfigError: names that are none; no such window.
     """
     require_volume(volume)
+    named_window(window)  # one that nobody knows is refused before anything is computed
     if isinstance(window, str) and "," not in window:  # in numbers it may be that of a whole, of which this is a part
         refuse_blank(volume)
     listed, called = listed_prompts(prompts), names or (earlier.names if isinstance(earlier, Segmentation) else {})

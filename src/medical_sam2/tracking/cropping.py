@@ -17,7 +17,7 @@ from medical_sam2.io.voxels import replace_non_finite
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.tracking.frames import Region, around_all, cut_prompt, prompt_extent
-from medical_sam2.tracking.image_viewer import Images
+from medical_sam2.tracking.image_viewer import Images, is_picture
 from medical_sam2.tracking.limits import Limits, limits_of
 from medical_sam2.tracking.plan import TrackingPlan, array_axis, plan_tracking
 from medical_sam2.tracking.volume_tracker import FrameDone
@@ -262,8 +262,8 @@ class CroppedImages:
     def __getitem__(self, index: int) -> NDArray[np.generic]:
         """The content of an image."""
         image = self._images[index]
-        if image.ndim not in {2, 3} or 0 in image.shape:
-            return image  # no image: whoever uses it says so
+        if not is_picture(image):
+            return image  # whoever uses it says so, by the shape that was given
         if index not in self._places:
             self._places[index] = image.shape[:2], self._region(image, self._prompts.get(index, {}))
         _, region = self._places[index]

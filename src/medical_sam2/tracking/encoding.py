@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from medical_sam2.errors import ConfigError, FeaturesNotKept, InputError, MedicalSam2Error
 from medical_sam2.io import atomic
+from medical_sam2.io.safe_open import as_path
 from medical_sam2.model.backbone import Backbone, Features
 from medical_sam2.model.memory_attention import versions
 from medical_sam2.model.sam2 import Sam2
@@ -121,8 +122,8 @@ class FeatureStore:
         InputError: the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, weights: str, limit_mb: float = 20_000.0) -> None:
-        self.folder, self._weights = folder, weights
+    def __init__(self, folder: str | os.PathLike[str], weights: str, limit_mb: float = 20_000.0) -> None:
+        self.folder, self._weights = (folder := as_path(folder)), weights
         try:
             folder.mkdir(mode=0o700, exist_ok=True)  # features tell much of the image
             self._room = limit_mb * 2**20 - sum(file.stat().st_size for file in folder.iterdir())

@@ -14,6 +14,7 @@ Shapes: I J K voxels.
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite
+from numbers import Real
 from types import ModuleType
 from typing import cast
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import ConfigError, read_number, say_count
 from medical_sam2.io.labels import object_boxes
-from medical_sam2.prompts import Box, Mask, Prompt
+from medical_sam2.prompts import Box, Mask, Prompt, check_object
 from medical_sam2.strokes import Lasso, says_where
 from medical_sam2.tracking.limits import Limits, touched_voxels
 from medical_sam2.volume import Segmentation, add_to_layers
@@ -55,6 +56,11 @@ class FinishingSteps:
     smooth_mm: float = 0.0
     grow_mm: float = 0.0
     min_volume_ml: float = 0.0
+
+    def __post_init__(self) -> None:
+        for what, given in vars(self).items():
+            if not isinstance(given, bool if what in {"fill_holes", "largest"} else Real):
+                raise ConfigError(f"{what}={repr(given)[:40]} makes no sense", "give True, False or a number, as it is meant")
 
     # Millimetres that no voxel is as small as do nothing: whoever wrote them may have meant another unit.
     def check(self, spacing_mm: Sequence[float]) -> None:
@@ -135,10 +141,7 @@ class FinishingSettings:
         """
         for option, words in self._words.items():
             for _, _, number in _parse_words(option, words):
-                alone = {
-                    "--smooth": FinishingSteps(smooth_mm=number),
-                    "--min-volume": FinishingSteps(min_volume_ml=number),
-                }
+                alone = {"--smooth": FinishingSteps(smooth_mm=number), "--min-volume": FinishingSteps(min_volume_ml=number)}
                 if spacing_mm is not None:
                     alone.get(option, FinishingSteps(grow_mm=number)).check(spacing_mm)
 
@@ -229,11 +232,11 @@ def finish(
         step and object.
 
     Raises:
-        ConfigError: see `FinishingSteps.check`.
+        ConfigError: see `FinishingSteps.check`; or steps of an object that there is not.
+        PromptError: a label that no object can have.
     """
     spacing = np.linalg.norm(found.affine[:3, :3], axis=0)
-    for own in steps.values():
-        own.check(spacing)
+    _check_steps(found, steps, prompts, spacing.tolist())
     changes, layers, bounds = list[FinishingChange](), list[NDArray[np.unsignedinteger]](), limits or {}
     labels = found.labels.copy()
     if found.layers:
@@ -251,6 +254,21 @@ def finish(
     done = replace(found, labels=labels, layers=tuple(layers))
     warnings = [*_describe_changes(changes), *_changed_drawings(found, done, steps.keys(), prompts, bounds)]
     return replace(done, warnings=(*found.warnings, *warnings)), tuple(changes)
+
+
+def _check_steps(
+    found: Segmentation, steps: Mapping[int, FinishingSteps], prompts: Sequence[Prompt], spacing: Sequence[float]
+) -> None:
+    """Refuse what are no steps, or of none of the objects: those that are there, and those that were asked for in vain."""
+    for label, own in steps.items():
+        check_object(label)
+        if not isinstance(cast("object", own), FinishingSteps):
+            problem = f"object {label} is to be finished by a {type(own).__name__}"
+            raise ConfigError(problem, "give FinishingSteps, such as FinishingSteps(largest=True)")
+        own.check(spacing)
+    known = {*found.names, *(row.object for row in found.confidence), *(prompt.object for prompt in prompts)}
+    if steps.keys() - known and (absent := steps.keys() - known.union(found.objects())):
+        raise ConfigError(f"there is no object {min(absent)} to finish", "give labels of objects that are there")
 
 
 def _reassign(labels: NDArray[np.unsignedinteger], layers: Sequence[NDArray[np.unsignedinteger]]) -> None:

@@ -8,6 +8,7 @@ Shapes: B objects, H W image, h w mask logits.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import TypeAlias
 
 import numpy as np
@@ -121,6 +122,8 @@ def check_set_prompts(prompts: object) -> None:
     if not isinstance(prompts, Mapping):
         raise PromptError(f"prompts of type {type(prompts).__name__} do not say which image they are of", example)
     for i, own in prompts.items():
+        if isinstance(i, bool) or not isinstance(i, Integral):
+            raise PromptError(f"{repr(i)[:40]} is no image", f"number images from 0: {example}")
         if not isinstance(own, Mapping):
             raise PromptError(f"a {type(own).__name__} on image {i} does not say which object it is of", example)
         for label, prompt in own.items():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medical_sam2.errors import GeometryError, InputError, MedicalSam2Error
+from medical_sam2.errors import ConfigError, GeometryError, InputError, MedicalSam2Error
 from medical_sam2.intensity_window import (
     Window,
     check_visible,
@@ -193,7 +193,7 @@ class ImageViewer:
 
     def _encode_whole(self, i: int) -> Features:
         image = self.images[i]
-        if image.ndim not in {2, 3} or image.shape[2:] not in {(), (1,), (3,)} or 0 in image.shape:
+        if not is_picture(image):
             remedy = "give arrays (H, W) or (H, W, 3)" + ", such as image[..., :3]" * (image.shape[2:] == (4,))
             raise GeometryError(f"image {i} has shape {image.shape}", remedy)
         self.shapes[i] = image.shape[0], image.shape[1]
@@ -206,6 +206,11 @@ class ImageViewer:
 
     def _input(self, i: int, part: NDArray[np.generic]) -> Tensor:
         return to_input(self.windows[i].apply(_reduce_huge(part, self.size)), self.size)
+
+
+def is_picture(image: NDArray[np.generic]) -> bool:
+    """Whether it has the shape of an image: (H, W), (H, W, 1) or (H, W, 3), and a pixel."""
+    return image.ndim in {2, 3} and image.shape[2:] in {(), (1,), (3,)} and image.size > 0
 
 
 def unit_vector(vector_C: Tensor) -> NDArray[np.float32]:
@@ -249,8 +254,12 @@ def choose_set_windows(
         modality: of an image, as a DICOM code, where known.
 
     Raises:
-        ConfigError: no such window.
+        ConfigError: no such window, or a modality that cannot be asked for.
     """
+    if not callable(cast("object", modality)):
+        raise ConfigError(
+            f"modality {repr(modality)[:40]} is of no image", "give a function of its index, such as lambda i: 'CT'"
+        )
     fixed = named_window(name)
     if fixed is not None or name != "auto":
         return SetWindows(np.zeros(0), fixed, percentile=True)

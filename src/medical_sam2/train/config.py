@@ -4,20 +4,54 @@ import dataclasses
 import difflib
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from medical_sam2.data.cases import SMALLEST
 from medical_sam2.data.clips import Sampling, Strength
 from medical_sam2.errors import ConfigError
+from medical_sam2.io.safe_open import explain
 from medical_sam2.model.image_encoders import Insertion
 from medical_sam2.model.nano import Nano
 from medical_sam2.model.sam2 import Sam2
 
 NANO_RATE = 1e-4  # a seventh of the rate from scratch; no measurement chose it yet
 T = TypeVar("T")
+
+
+STRIDE = 32
+"""Pixels of the input that the coarsest features of a network stand for."""
+RANGES: tuple[tuple[str, Callable[[float], bool], frozenset[str]], ...] = (
+    ("a number above 0", lambda x: 0 < x < inf, frozenset({"rate", "clip"})),
+    ("1 or more", lambda x: x >= 1, frozenset({"steps", "frames", "clips", "objects", "save_every", "rank"})),
+    (
+        "0 or more",
+        lambda x: 0 <= x < inf,
+        frozenset({"encoder_rate", "weight_decay", "warm_up", "clicks", "workers", "picture_every", "context"})
+        | frozenset({"focal", "dice", "iou", "presence", "absent", "gamma", "consistency"}),
+    ),
+    (
+        "a share from 0 to 1",
+        lambda x: 0 <= x <= 1,
+        frozenset({"cool_down", "corrections", "from_truth", "regions", "sets"}),
+    ),
+    ("0 or more, below 1", lambda x: 0 <= x < 1, frozenset({"average", "smallest"})),
+    ("a number above 0, up to 1", lambda x: 0 < x <= 1, frozenset({"layer_decay"})),
+    ("a number up to 1", lambda x: -inf < x <= 1, frozenset({"alpha"})),
+    ("a whole number from 0 to 4294967295", lambda x: 0 <= x < 2**32, frozenset({"seed"})),
+)
+"""What a setting may be, in words and as a test, and which settings that goes for."""
+
+
+def _check_numbers(config: object, table: str = "") -> None:
+    """Refuse numbers with which nothing is learnt; raises ConfigError."""
+    for words, fits, names in RANGES:
+        for name, value in vars(config).items():
+            if name in names and not fits(value):
+                raise ConfigError(f"{value!r} makes no sense", f"give {words}", subject=f"{table}{name}")
 
 
 @dataclass(frozen=True)
@@ -33,8 +67,16 @@ class Phase:
     context: int = 0  # frames tracked between the first and the others without learning from them, so that the bank must choose
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.frames, self.clips, self.objects) < 1 or self.context < 0:
-            raise ConfigError("a phase has at least one step, frame, clip and object", "give numbers from 1", subject="phases")
+        if self.size < STRIDE or self.size % STRIDE:
+            raise ConfigError(
+                f"no network learns from {self.size} pixels", f"give a multiple of {STRIDE}", subject="phases, size"
+            )
+        _check_numbers(self, "phases, ")
+
+    @property
+    def least_bytes(self) -> int:
+        """Memory that the clips of a step take, on whatever machine: pictures (float32, three channels) and outlines."""
+        return self.clips * (self.frames + self.context) * self.size**2 * (3 * 4 + self.objects)
 
 
 @dataclass(frozen=True)
@@ -53,6 +95,9 @@ class LossWeights:
     gamma: float = 0.0  # exponent of the focal loss
     alpha: float = -1.0  # share of the object's pixels in the focal loss, the others have the rest; below 0 both count alike
     consistency: float = 0.2  # contrast of the features of different structures, see `consistency`
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, "losses, ")
 
 
 @dataclass(frozen=True)
@@ -97,10 +142,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError("the recipe has no phases", "write at least one [[phases]]", subject="phases")
-        if self.save_every < 1:
-            raise ConfigError("a checkpoint is written at least now and then", "give 1 or more", subject="save_every")
-        if self.rank < 1:
-            raise ConfigError("an update has a rank", "give 1 or more", subject="rank")
+        _check_numbers(self)
+        usable = self.prompt[1:] if any(phase.frames + phase.context == 1 for phase in self.phases) else self.prompt
+        if not (all(isfinite(odds) and odds >= 0 for odds in self.prompt) and sum(usable) > 0):
+            remedy = "give how often a mask, a click and a box come, 0 or more; of single frames a click or a box is learnt"
+            raise ConfigError(f"nobody prompts with {list(self.prompt)}", remedy, subject="prompt")
         if self.shard and self.adapter != "none":
             raise ConfigError(
                 "few weights that are trained are not spread over processes", "leave shard out", subject="adapter"
@@ -124,12 +170,17 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """A recipe from TOML, with `key=value` settings over it.
 
     Raises:
-        ConfigError: a key that does not exist (the nearest one is named), or a value of the wrong type.
+        InputError: the file is not there, or may not be read.
+        ConfigError: it is no TOML; a key that does not exist (the nearest one is named), a value of the wrong type, or one with
+            which nothing is learnt.
     """
     try:
         values = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the recipe cannot be read ({error})", "give a TOML file", subject=path) from error
+    except OSError as error:
+        raise explain(error, path) from None
+    except ValueError as error:  # not TOML, or no text at all
+        reason = f" ({error})" if isinstance(error, tomllib.TOMLDecodeError) else ""
+        raise ConfigError(f"the recipe cannot be read{reason}", "give a TOML file", subject=path) from None
     return build_config(Recipe, override_settings(values, settings))
 
 
@@ -174,7 +225,7 @@ def build_config(kind: type[T], given: Mapping[str, Any]) -> T:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1)
             raise ConfigError(
-                f"unknown setting {key!r}", f"did you mean {near[0]!r}?" if near else f"choose among {sorted(hints)}"
+                f"unknown setting {key!r}", f"did you mean {near[0]!r}?" if near else f"choose among {', '.join(sorted(hints))}"
             )
         values[key] = _check_value(key, value, hints[key])
     try:

@@ -28,9 +28,10 @@ from torch.utils.data import DataLoader
 
 from medical_sam2.data.cases import CaseReader, read_pool
 from medical_sam2.data.clips import ClipSampler
-from medical_sam2.errors import ConfigError, FormatError, MedicalSam2Error
+from medical_sam2.errors import ConfigError, FormatError, MedicalSam2Error, ResourceError
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
+from medical_sam2.io.safe_open import free_memory, megabytes
 from medical_sam2.model.image_encoders import insert_trainable, merge_updates
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.train.config import Recipe, build_config
@@ -70,6 +71,11 @@ class TrainingRun:
         folder: where checkpoints and metrics.jsonl go.
         processes: that train together; this one alone unless given.
         reader: of cases; those of the recipe's pool unless given.
+
+    Raises:
+        ConfigError: more processes than clips.
+        FormatError: no such pool, or folder of validation.
+        ResourceError: the clips of a step do not fit into memory.
     """
 
     def __init__(
@@ -87,8 +93,9 @@ class TrainingRun:
             raise ConfigError(
                 f"{self.processes.count} processes share {fewest} clips a step", "give each at least one", subject="phases"
             )
+        _check_memory(recipe, self.processes.count)
         self.reader = reader or read_pool(Path(recipe.pool))
-        self.held_out = read_pool(Path(recipe.validation)) if recipe.validation and recipe.picture_every else self.reader
+        self.held_out = read_pool(Path(recipe.validation)) if recipe.validation else self.reader
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         insert_trainable(network, recipe.adapter, recipe.rank)
@@ -98,10 +105,13 @@ class TrainingRun:
         self.optimizer = torch.optim.AdamW(
             group_parameters(self.network, recipe), lr=recipe.rate, betas=(0.9, 0.999), fused=True
         )
-        self.step = 0
+        self.step, self.stopped = 0, False
 
     def run(self, *, max_minutes: float | None = None) -> Iterator[StepReport]:
-        """Train to the end of the recipe, or of the minutes, or until SIGTERM; a checkpoint is written in each case."""
+        """Train to the end of the recipe, or of the minutes, or until SIGTERM; a checkpoint is written in each case.
+
+        Afterwards `stopped` says whether it was SIGTERM.
+        """
         end = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
         first, every = self.processes.first, self.recipe.picture_every
         validation = Validation(self.recipe, self.folder, self.held_out, write=first) if every else None
@@ -120,7 +130,9 @@ class TrainingRun:
                     self.save()
                 yield report
                 began = time.monotonic()
-                if self.processes.add_up([stopped() or began > end])[0]:
+                by_signal, late = self.processes.add_up([stopped(), began > end])
+                self.stopped = by_signal > 0
+                if by_signal or late:
                     break
             self.save()
 
@@ -196,6 +208,14 @@ class TrainingRun:
         state = self.network.state_dict()
         ours, theirs = ([local_part(tensors[name]) for name in self.average] for tensors in (self.average, state))
         torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore
+
+
+def _check_memory(recipe: Recipe, processes: int) -> None:
+    """Refuse clips for which there is no memory, before any is made; raises ResourceError."""
+    free, asked = free_memory(), max(phase.least_bytes for phase in recipe.phases) // processes
+    if free is not None and asked > free:
+        problem = f"the clips of a step need {megabytes(asked)} at least, {megabytes(free)} are free"
+        raise ResourceError(problem, "give fewer clips, frames or objects, or a smaller size", subject="phases")
 
 
 def load_average(training: TrainingRun) -> Sam2:

@@ -11,6 +11,7 @@ the others prepared.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,9 @@ def split_cases(dataset: DataSet, held_out: float, seed: int, most: int | None =
         ConfigError: nothing would be left to learn from, or to judge by.
     """
     cases = dataset.split("train")
+    if not (0 <= held_out < 1 or (isfinite(held_out) and held_out >= 1 and held_out == int(held_out))):
+        problem = f"{held_out:g} is neither a share of the cases nor how many"
+        raise ConfigError(problem, "give a number below 1, or a whole one", subject="--held-out")
     count = round(held_out * len(cases)) if held_out < 1 else int(held_out)
     if held_out > 0:
         count = max(1, count)

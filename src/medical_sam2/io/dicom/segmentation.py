@@ -24,7 +24,7 @@ from medical_sam2.io import atomic, voxels
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.headers import Plane, complete_uids, read_dataset, text, whole_number
 from medical_sam2.io.dicom.pixels import segmentation_frames
-from medical_sam2.io.labels import EMPTY, NOWHERE, SAME_MM, Outline, refuse_threshold
+from medical_sam2.io.labels import EMPTY, NOWHERE, Outline, refuse_threshold
 from medical_sam2.io.registry import Loaded
 from medical_sam2.io.safe_open import guarded, open_regular
 from medical_sam2.io.voxels import from_lps
@@ -108,9 +108,11 @@ def source_origin(like: Volume, path: Path, kind: str, remedy: str = "save to .n
         remedy: what to do where the volume has no such files.
 
     Raises:
-        GeometryError: it was not read from DICOM files.
+        GeometryError: it was not read from DICOM files, or from a film, whose frames lie nowhere.
     """
     origin = like.origin if isinstance(like, Loaded) else None
+    if voxels.NO_PLACE in like.warnings:
+        raise GeometryError(f"{kind} refers to places in the patient, and the frames of a film have none", remedy, subject=path)
     if not isinstance(origin, DicomOrigin):
         raise GeometryError(
             f"{kind} refers to DICOM images, and this volume was not read from DICOM files (or from a zip of them)",
@@ -406,7 +408,7 @@ def _slice_of(labels: NDArray[Any], plane: Plane, like: Volume, path: Path) -> N
     ends = np.array([[c, r, 0, 1] for c in (0, plane.size[0] - 1) for r in (0, plane.size[1] - 1)])
     meant = np.column_stack([steps, np.zeros(3), start])
     off = np.linalg.norm((like.affine[:3, :3] @ (turn[:3] - meant) @ ends.T), axis=0).max()
-    if (np.abs(steps).sum(axis=0) != 1).any() or off > 10 * SAME_MM:
+    if (np.abs(steps).sum(axis=0) != 1).any() or off > 10 * voxels.SAME_MM:
         raise GeometryError("its frames do not lie on the image's slices", "resample it to the image's grid", subject=path)
     axes = [int(np.flatnonzero(step)[0]) for step in steps.T]
     third = ({0, 1, 2} - set(axes)).pop()
