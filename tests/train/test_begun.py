@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from medical_sam2.cli import experiment_runs, main
-from medical_sam2.train.loop import TrainingRun
-from medical_sam2.train.records import StepReport
+from medical_sam2.train.loop import StepReport, TrainingRun
 from tests.pools import write_pool
 from tests.train.jobs import tiny_network
 
