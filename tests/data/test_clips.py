@@ -158,6 +158,19 @@ def test_slices_follow_each_other_and_some_clips_go_beyond_the_object(tmp_path: 
     assert 5 < ends < 35
 
 
+def test_clips_begin_at_ends_as_often_as_told(tmp_path: Path) -> None:
+    ball = (np.square(np.indices((40, 40, 40)) - 20).sum(0) < 15**2).astype(np.uint8)
+    write_case(tmp_path, 0, TrainingCase(100 * ball, ball, ((1,),), "volume", "ball"))
+    reader, grown = PoolReader(tmp_path), dict[float, int]()
+    for inwards in (0.0, 1.0):
+        sampler = ClipSampler(reader, seed=1, sets=0.0, regions=1.0, ends=0.0, inwards=inwards)
+        drawn = [
+            sampler.clip(np.random.default_rng(number), frames=4, objects=1, size=64).truth_OTSS[0] for number in range(20)
+        ]
+        grown[inwards] = sum(int(truth[1].sum() > 1.3 * truth[0].sum()) for truth in drawn)
+    assert grown[1.0] > grown[0.0] + 6
+
+
 def test_empty_cases_are_passed_over_and_an_empty_pool_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clips, "TRIES", 4)
     empty = TrainingCase(np.zeros((8, 32, 32), np.uint8), np.zeros((8, 32, 32), np.uint8), ((1,),), "volume", "empty")

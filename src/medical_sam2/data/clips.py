@@ -134,8 +134,6 @@ def _blur(frames_TCHW: Tensor, sigma: float) -> Tensor:
 
 
 TRIES = 32
-ENDS = 0.35  # share of clips of volumes that go on beyond the end of their object
-INWARDS = 0.3  # share that begins at an end of it and goes through it: it grows from slice to slice
 LEAST_PIXELS = 16  # of an object that is looked at through a region of interest
 Sampling = Literal["cases", "data-sets", "tasks"]
 Strength = Literal["strong", "paper"]
@@ -203,6 +201,8 @@ class _Wanted(NamedTuple):
     size: int
     smallest: float
     near: bool
+    ends: float
+    inwards: float
     paper: bool = False
 
     @property
@@ -224,6 +224,8 @@ class ClipSampler:
     sets: float = 0.4  # share of clips that come from sets, where the kind is drawn first
     # share of clips that show a region around the object (half of that for sets, where it can seldom be known)
     regions: float = 0.6
+    ends: float = 0.35  # share of clips of volumes that go on beyond the end of their object
+    inwards: float = 0.3  # share of them that begins at an end of it and goes through it: it grows from slice to slice
     # "cases": a kind, then any case of it; "data-sets": a kind, a data set with cases of it, one of these, each uniformly;
     # "tasks": a task, a modality of it, a case, each uniformly
     sampling: Sampling = "cases"
@@ -254,7 +256,8 @@ class ClipSampler:
                 task = case.tasks[int(rng.integers(len(case.tasks))) if number is None else number]
                 is_set = case.kind == "set"
                 near = bool(rng.random() < self.regions * (0.5 if is_set else 1.0))
-                wanted = _Wanted(frames, objects, size, smallest, near, self.augmentation == "paper")
+                paper = self.augmentation == "paper"
+                wanted = _Wanted(frames, objects, size, smallest, near, self.ends, self.inwards, paper)
                 clip = (_from_set if is_set else _from_volume)(case, task, rng, wanted)
                 if clip is not None:
                     return clip
@@ -292,7 +295,7 @@ def _from_volume(case: TrainingCase, task: Task, rng: np.random.Generator, wante
     if not areas.any():
         return None
     start = int(rng.choice(len(areas), p=np.sqrt(areas) / np.sqrt(areas).sum()))
-    chosen = _slices(rng, start, areas, np.asarray(inside.any((1, 2))), wanted.frames)
+    chosen = _slices(rng, start, areas, np.asarray(inside.any((1, 2))), wanted)
     start = int(chosen[0])
     drawn = Augmentation.draw(rng, wanted.odds)
     drawn = _near(drawn, inside[start], rng) if wanted.near else drawn if wanted.paper else _zoomed(drawn, rng)
@@ -313,15 +316,15 @@ def _in_unit(array: NDArray[Pixel]) -> Tensor:
 
 
 def _slices(
-    rng: np.random.Generator, start: int, areas: NDArray[np.float64], there: NDArray[np.bool_], frames: int
+    rng: np.random.Generator, start: int, areas: NDArray[np.float64], there: NDArray[np.bool_], wanted: _Wanted
 ) -> NDArray[np.int64]:
     """Slices to track; the first shows enough of the object."""
-    way = rng.random()
-    if frames > 1 and way < ENDS:
+    frames, way = wanted.frames, rng.random()
+    if frames > 1 and way < wanted.ends:
         over = _over_the_end(rng, start, there, frames)
         if over is not None and areas[over[0]]:
             return over
-    elif frames > 1 and way < ENDS + INWARDS:
+    elif frames > 1 and way < wanted.ends + wanted.inwards:
         return _inwards(rng, start, areas > 0, frames)
     return _walk(rng, start, len(areas), frames)
 

@@ -36,7 +36,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], frozenset[str]], ...] = (
     (
         "a share from 0 to 1",
         lambda x: 0 <= x <= 1,
-        frozenset({"cool_down", "corrections", "from_truth", "regions", "sets"}),
+        frozenset({"cool_down", "corrections", "from_truth", "regions", "ends", "inwards", "sets"}),
     ),
     ("0 or more, below 1", lambda x: 0 <= x < 1, frozenset({"average", "smallest"})),
     ("a number above 0, up to 1", lambda x: 0 < x <= 1, frozenset({"layer_decay"})),
@@ -130,6 +130,8 @@ class Recipe:
     augmentation: Strength = "strong"
     sets: float = 0.4  # share of clips that come from sets of images, where cases are drawn
     regions: float = 0.6  # share of clips that show a region around the object, as tracking does
+    ends: float = 0.35  # share of clips of volumes that go on beyond the end of their object
+    inwards: float = 0.3  # share of them that begins at an end of it, so that it grows from slice to slice
     prompt: tuple[float, float, float] = (0.5, 0.25, 0.25)  # probabilities of a mask, a click, a box as the first prompt
     corrections: float = 0.3  # probability that a clip gets corrective clicks, on up to two frames, the first among them
     clicks: int = 2  # corrective clicks on such a frame

@@ -184,6 +184,8 @@ class TrainingRun:
             recipe.seed,
             recipe.sets,
             regions=recipe.regions,
+            ends=recipe.ends,
+            inwards=recipe.inwards,
             sampling=recipe.sampling,
             augmentation=recipe.augmentation,
         )
