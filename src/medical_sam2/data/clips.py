@@ -335,8 +335,8 @@ def _inwards(rng: np.random.Generator, start: int, enough: NDArray[np.bool_], fr
     gaps = np.flatnonzero(~ordered)
     first = int(gaps[gaps < at].max(initial=-1)) + 1
     length = int(gaps[gaps > at].min(initial=len(ordered))) - first
-    first += int(rng.integers(max(1, round(0.15 * length))))
-    stride = min(8, max(1, round(length * rng.uniform(0.2, 1.0) / frames)))
+    first += int(rng.integers(max(1, round(0.1 * length))))
+    stride = min(8, max(1, round(length * rng.uniform(0.2, 0.7) / frames)))
     steps = np.clip(first + np.arange(frames) * stride, 0, len(ordered) - 1)
     return steps if ordered is enough else len(ordered) - 1 - steps
 
