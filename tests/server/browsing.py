@@ -91,7 +91,8 @@ class Person:
         expect(self.view(plane)).to_have_attribute("aria-label", re.compile("cursor at row"))
 
     def click(self, plane: str, spot: tuple[float, float], shape: tuple[int, int], spacing: tuple[float, float]) -> None:
-        """Click on a row and column of the slice."""
+        """Click on a row and column of the slice, once it is seen."""
+        self.wait(plane)
         left, top = self.place(plane, spot, shape, spacing)
         self.page.mouse.click(left, top)
 
@@ -102,7 +103,8 @@ class Person:
         shape: tuple[int, int],
         spacing: tuple[float, float],
     ) -> None:
-        """Draw from one row and column to the next, with the left button held."""
+        """Draw from one row and column to the next, with the left button held, once the slice is seen."""
+        self.wait(plane)
         for number, spot in enumerate(spots):
             self.page.mouse.move(*self.place(plane, spot, shape, spacing), steps=5 if number else 1)
             if not number:

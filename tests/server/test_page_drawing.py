@@ -62,7 +62,8 @@ def test_nothing_is_clicked_by_keys_on_a_slice_that_is_not_seen_yet(person: Pers
     held = hold(page, asked)
     person.view("axial").focus()
     with page.expect_request(asked):  # the last slice is asked for once the one before has come
-        pressed(page, "PageDown", 3)
+        for _ in range(3):
+            page.keyboard.press("PageDown")
     pressed(page, "Enter")
     expect(page.get_by_role("status").first).to_contain_text("was still on its way")
     for route in held:

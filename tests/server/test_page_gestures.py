@@ -64,6 +64,8 @@ def changes(page: Page, count: int) -> None:
 def pressed(page: Page, key: str, times: int = 1) -> None:
     for _ in range(times):
         page.keyboard.press(key)
+    if key in ("PageUp", "PageDown"):  # nothing is pointed at before the other slice is seen
+        expect(page.locator('.view canvas[aria-label$=": loading"]')).to_have_count(0)
 
 
 def hold(page: Page, pattern: str) -> list[Route]:
