@@ -1,7 +1,9 @@
 """What is said of a whole structure at the page, in a real browser: limits, shapes between outlines, both diameters."""
 
 import re
+import threading
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +192,15 @@ def test_a_range_of_slices_is_erased_at_once_and_stays_so(person: Person, tmp_pa
 def test_tracking_is_stopped_and_what_was_tracked_is_kept(
     person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.5))
+    slices, stopped = count(1), threading.Event()
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
+    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: next(slices) > 4 and stopped.wait(30))
     page.keyboard.press("t")
-    expect(page.locator(".go")).to_contain_text("3 of")
-    page.get_by_role("button", name="Stop and keep").click()
+    expect(page.locator(".go")).to_contain_text(re.compile(r"\b[45] of 16"))
+    with page.expect_response(lambda answer: answer.request.method != "GET"):
+        page.get_by_role("button", name="Stop and keep").click()
+    stopped.set()
     expect(page.locator(".go")).to_contain_text(re.compile(r"stopped after \d slices, kept"))
     expect(page.get_by_role("status").first).to_have_attribute("title", re.compile("goes on from there"))
     whole = segmenter().segment_volume(case.volume, [Point(case.voxel(1))]).labels
