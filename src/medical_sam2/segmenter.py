@@ -31,6 +31,7 @@ from medical_sam2.tracking.cropping import Crop, CroppedImages, VolumePlan
 from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_encoder, content_key, fingerprint
 from medical_sam2.tracking.frames import FrameStack
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
+from medical_sam2.tracking.growth import load_end_network
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, check_set_prompts, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import GivenImages, ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken
@@ -66,6 +67,7 @@ class Segmenter:
             token by token, exactly as SAM 2 does.
         gate: of the consensus that follows tracking in a volume, learnt for these weights.
         slice_judge: of how good each slice is after that consensus, learnt for these weights.
+        end_network: the network with parts that learnt from ends of objects, for prompts that lie there.
         judge: of what a click means, learnt for these weights.
         set_consensus: that follows tracking in a set of images, learnt for these weights.
 
@@ -89,20 +91,23 @@ class Segmenter:
         slice_judge: Gate | None = None,
         judge: OutlineJudge | None = None,
         set_consensus: SetConsensus | None = None,
+        end_network: Backbone | None = None,
     ) -> None:
-        self.gate, self.slice_judge, self.judge = gate, slice_judge, judge
+        self.gate, self.slice_judge, self.judge, self.end_network = gate, slice_judge, judge, end_network
         self._weights: Path | None = None
         if set_consensus is not None:
             self.set_consensus = set_consensus
         self.device = choose_device(device)
         self.network = network
-        if isinstance(network, nn.Module):
-            network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
+        for each in (network, end_network):
+            if isinstance(each, nn.Module):
+                each.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
         self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
         if pool_memory is not None:
             if not isinstance(network, Sam2):
                 raise ConfigError(f"{type(network).__name__} has no memory attention of SAM 2", "leave pool_memory out")
-            network.pool_memories(pool_memory)
+            for each in (network, end_network) if isinstance(end_network, Sam2) else (network,):
+                each.pool_memories(pool_memory)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept, self._checked = FeatureCache(keep_mb), cast("FeatureCache | None", None)
 
@@ -125,16 +130,12 @@ class Segmenter:
         """
         network = load_backbone(name, image_size=image_size)
         file = weights_file(name)
-        found = cls(
-            network,
-            device=device,
-            precision=precision,
-            keep_mb=keep_mb,
-            engine=engine,
-            pool_memory=pool_memory,
+        new = partial(cls, network, device=device, precision=precision, keep_mb=keep_mb, engine=engine, pool_memory=pool_memory)
+        found = new(
             gate=Gate.beside(file),
             slice_judge=Gate.beside(file, SLICES_FILE, len(SLICE_FEATURES)),
             judge=OutlineJudge.beside(file),
+            end_network=load_end_network(network, file),
         )
         found._weights = file
         return found
@@ -218,7 +219,7 @@ class Segmenter:
         work = VolumeTracker(shown, tracked, options, TrackingProgress(crop.wrap_progress(on_frame)), crop.start)
         new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
         with self.computing():
-            mended = _track_windows(work, partial(new, judge=self.judge), window, mended)
+            mended = _track_windows(work, partial(new, judge=self.judge, end_backbone=self.end_network), window, mended)
         result = crop.to_whole(work.result(names, mended), earlier)
         if earlier is None and not (probability or uncertainty or overlap):
             again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)

@@ -171,6 +171,19 @@ def test_clips_begin_at_ends_as_often_as_told(tmp_path: Path) -> None:
     assert grown[1.0] > grown[0.0] + 6
 
 
+def test_a_region_may_lie_where_the_object_is_later(tmp_path: Path) -> None:
+    ball = (np.square(np.indices((60, 60, 60)) - 30).sum(0) < 25**2).astype(np.uint8)
+    write_case(tmp_path, 0, TrainingCase(100 * ball, ball, ((1,),), "volume", "ball"))
+    reader, filled = PoolReader(tmp_path), dict[float, float]()
+    for later in (0.0, 1.0):
+        sampler = ClipSampler(reader, seed=1, sets=0.0, regions=1.0, ends=0.0, inwards=1.0, later=later)
+        drawn = [
+            sampler.clip(np.random.default_rng(number), frames=6, objects=1, size=64).truth_OTSS[0] for number in range(20)
+        ]
+        filled[later] = float(np.mean([float(truth.float().mean((1, 2)).max()) for truth in drawn]))
+    assert filled[1.0] < 0.8 * filled[0.0], "what grows from a small first slice does not outgrow the region"
+
+
 def test_empty_cases_are_passed_over_and_an_empty_pool_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clips, "TRIES", 4)
     empty = TrainingCase(np.zeros((8, 32, 32), np.uint8), np.zeros((8, 32, 32), np.uint8), ((1,),), "volume", "empty")

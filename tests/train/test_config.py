@@ -49,6 +49,7 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
         ("precision=fp8", "'bf16' or 'fp32'"),
         ("prompt=[1, 0]", "3 numbers"),
         ("rate", "sets nothing"),
+        ("parts=mend.", "a list of texts"),
     ],
 )
 def test_a_value_of_another_kind_is_refused(tmp_path: Path, setting: str, told: str) -> None:

@@ -74,6 +74,20 @@ def test_only_what_is_inserted_and_the_mask_decoder_learn(kind: Insertion, recip
     assert changed - inserted
 
 
+def test_only_the_named_parts_are_trained(recipe: Recipe, tmp_path: Path) -> None:
+    network = tiny_network()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    training = TrainingRun(network, replace(recipe, parts=("memory_attention.", "mask_decoder.transformer.")), tmp_path)
+    assert sum(1 for _ in training.run()) > 0
+    moved = {name for name, value in network.state_dict().items() if not value.equal(before[name])}
+    assert moved
+    assert all(name.startswith(("memory_attention.", "mask_decoder.transformer.")) for name in moved)
+    with pytest.raises(ConfigError, match=r"no weight of the network begins with 'memory\.'"):
+        TrainingRun(tiny_network(), replace(recipe, parts=("memory.",)), tmp_path)
+    with pytest.raises(ConfigError, match="an adapter chooses by itself"):
+        replace(recipe, parts=("memory_attention.",), adapter="lora")
+
+
 def test_lora_updates_queries_and_values_by_its_rank(recipe: Recipe, tmp_path: Path) -> None:
     training = TrainingRun(small_sam_2(), replace(recipe, adapter="lora"), tmp_path)
     list(training.run())

@@ -74,6 +74,7 @@ from medical_sam2.tracking.confidence import SLICES_FILE
 from medical_sam2.tracking.consensus import GATE_FILE
 from medical_sam2.tracking.cropping import VolumePlan
 from medical_sam2.tracking.finishing import FinishingChange, finish
+from medical_sam2.tracking.growth import END_FILE
 from medical_sam2.tracking.plan import bytes_needed, refuse_blank
 from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
@@ -396,7 +397,7 @@ def _hash_settings(settings: BatchSettings) -> str:
         WeightsError: there are no such weights.
     """
     given = {name: str(value) for name, value in asdict(settings).items() if name not in WITHOUT_EFFECT}
-    return hash_content([given, hash_weights(weights_file(settings.weights), (GATE_FILE, SLICES_FILE, JUDGE_FILE))])
+    return hash_content([given, hash_weights(weights_file(settings.weights), (GATE_FILE, SLICES_FILE, JUDGE_FILE, END_FILE))])
 
 
 def _key_of(case: BatchCase, settings: str) -> str:

@@ -203,6 +203,7 @@ class _Wanted(NamedTuple):
     near: bool
     ends: float
     inwards: float
+    later: float = 0.0
     paper: bool = False
 
     @property
@@ -224,6 +225,7 @@ class ClipSampler:
     sets: float = 0.4  # share of clips that come from sets, where the kind is drawn first
     # share of clips that show a region around the object (half of that for sets, where it can seldom be known)
     regions: float = 0.6
+    later: float = 0.0  # share of these, from volumes, whose region lies around the object as it is on any slice of the clip
     ends: float = 0.35  # share of clips of volumes that go on beyond the end of their object
     inwards: float = 0.3  # share of them that begins at an end of it and goes through it: it grows from slice to slice
     # "cases": a kind, then any case of it; "data-sets": a kind, a data set with cases of it, one of these, each uniformly;
@@ -257,7 +259,7 @@ class ClipSampler:
                 is_set = case.kind == "set"
                 near = bool(rng.random() < self.regions * (0.5 if is_set else 1.0))
                 paper = self.augmentation == "paper"
-                wanted = _Wanted(frames, objects, size, smallest, near, self.ends, self.inwards, paper)
+                wanted = _Wanted(frames, objects, size, smallest, near, self.ends, self.inwards, self.later, paper)
                 clip = (_from_set if is_set else _from_volume)(case, task, rng, wanted)
                 if clip is not None:
                     return clip
@@ -298,7 +300,11 @@ def _from_volume(case: TrainingCase, task: Task, rng: np.random.Generator, wante
     chosen = _slices(rng, start, areas, np.asarray(inside.any((1, 2))), wanted)
     start = int(chosen[0])
     drawn = Augmentation.draw(rng, wanted.odds)
-    drawn = _near(drawn, inside[start], rng) if wanted.near else drawn if wanted.paper else _zoomed(drawn, rng)
+    at = int(rng.choice(chosen)) if wanted.later and rng.random() >= 1 - wanted.later else start
+    if wanted.near:
+        drawn = _near(drawn, inside[at if inside[at].any() else start], rng)
+    elif not wanted.paper:
+        drawn = _zoomed(drawn, rng)
     turned = bool(rng.random() < 0.5) and not wanted.paper
     pictures = _in_unit(np.stack([images[t] for t in chosen]))[:, None]
     maps = torch.from_numpy(np.stack([labels[t] for t in chosen]).astype(np.float32))[:, None]

@@ -70,6 +70,7 @@ class TrackingConfig:
     joint: bool = True  # whether all orientations share one bank, or each has its own
     zoom: bool = False  # whether the network is shown a region around the object instead of the whole frame
     judge: OutlineJudge | None = None  # of what clicks mean, learnt for these weights
+    end_backbone: Backbone | None = None  # the same network, with parts that learnt from ends of objects
 
 
 class ObjectBanks:

@@ -41,6 +41,7 @@ from medical_sam2.tracking.fusion import (
     expect_between,
     find_start,
 )
+from medical_sam2.tracking.growth import describe_growth, grew, may_begin_at_end
 from medical_sam2.tracking.limits import Limits, redraw
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
@@ -94,7 +95,7 @@ class _Pass:
     prompts: Mapping[int, Mapping[int, FramePrompt]]
     frames: range
     banks: dict[int, PolicyBank]
-    fusions: Mapping[int, Fusion]
+    fusions: dict[int, Fusion]
     number: int
     region: Region | None = None
     limits: Mapping[int, Limits] = field(default_factory=dict[int, Limits])
@@ -103,11 +104,16 @@ class _Pass:
     )
     last: bool = False
     agreements: Mapping[int, Agreement] = field(default_factory=dict[int, Agreement])
+    from_end: bool = False  # whether by the parts of the network that learnt from ends of objects
 
     def weight(self, label: int, t: int, probability_HW: NDArray[np.float32], confidence: float) -> float:
         """What a frame of an object counts for."""
         agreement = self.agreements.get(label)
         return max(confidence, LEAST_WEIGHT) * (agreement.weigh(t, probability_HW > 0.5) if agreement else 1.0)
+
+    def part(self, labels: Collection[int], *, from_end: bool) -> "_Pass":
+        """The same for some of the objects."""
+        return replace(self, prompts={x: own for x, own in self.prompts.items() if x in labels}, from_end=from_end)
 
 
 @dataclass(eq=False)
@@ -122,19 +128,36 @@ class GroupTracker:
     # further views that found hardly what the earlier ones did, filled as it goes
     warnings: list[str] = field(default_factory=list)
     _judged: dict[tuple[int, int], float] = field(default_factory=dict)  # object, slice → predicted IoU of what a click means
+    _answered: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)  # object, prompted frame → its mask there
+    _from_end: set[int] = field(default_factory=set)  # objects that were prompted at an end
 
     def __post_init__(self) -> None:
         self.view_tracker = ViewTracker(self.config)
+        other = self.config.end_backbone
+        self._end_tracker = None if other is None else ViewTracker(replace(self.config, backbone=other))
 
-    def run(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion]) -> None:
-        """Track a group along every view, its own first, and add what is found to the fusion of each object."""
+    def run(
+        self,
+        group: Group,
+        views: Sequence[View],
+        fusions: dict[int, Fusion],
+        new_fusion: Callable[[], Fusion] | None = None,
+    ) -> None:
+        """Track a group along every view, its own first, and add what is found to the fusion of each object.
+
+        Args:
+            group: the objects.
+            views: of the volume.
+            fusions: object → its fusion; that of an object prompted at an end of its own is another one afterwards.
+            new_fusion: makes an empty one; without it nothing is tracked twice.
+        """
         ask = cache(partial(self.view_tracker.ask, views[0]))
         prompts = {label: self._outline_clicks(views[0], label, own, ask) for label, own in group.prompts.items()}
         group = replace(group, prompts=prompts)
         regions = self._choose_regions(views[0], group, ask)
         self.progress.planned += (len(regions) - 1) * sum(self.view_tracker.frames(view).shape_thw[0] for view in views)
         for region, labels in regions:
-            self._track_region(group.part(labels), views, fusions, region)
+            self._track_region(group.part(labels), views, fusions, region, new_fusion)
 
     def _outline_clicks(
         self, view: View, label: int, own: Mapping[int, FramePrompt], ask: AskNetwork
@@ -152,7 +175,14 @@ class GroupTracker:
         canvas = self.view_tracker.frames(view).canvas
         return group_regions(canvas, {label: object_box(canvas, own, ask) for label, own in group.prompts.items()})
 
-    def _track_region(self, group: Group, views: Sequence[View], fusions: Mapping[int, Fusion], region: Region | None) -> None:
+    def _track_region(
+        self,
+        group: Group,
+        views: Sequence[View],
+        fusions: dict[int, Fusion],
+        region: Region | None,
+        new_fusion: Callable[[], Fusion] | None,
+    ) -> None:
         first, further = views[0], views[1:]
         banks = self.view_tracker.banks(group.prompts, first)
         same = [view for view in further if view.axis == first.axis]
@@ -166,9 +196,13 @@ class GroupTracker:
                 prompts = {label: self._prompts_along(group, label, view) for label in group.given}
                 joined = {label: own for label, own in prompts.items() if joins_outlines(group.given[label])}
                 expected = expect_between(joined, self.view_tracker.frames(view).canvas.pixel_hw)
-                self._track_pass(
-                    _Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected, not further)
-                )
+                way = _Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected, not further)
+                at_end = self._from_end & prompts.keys()
+                for labels, from_end in ((prompts.keys() - at_end, False), (at_end, True)):
+                    if labels:
+                        self._track_pass(way.part(labels, from_end=from_end))
+                if not place and new_fusion and self._end_tracker:
+                    self._track_from_ends(way, new_fusion)
             else:
                 self._track_further_view(view, group, banks, fusions, place)
 
@@ -182,7 +216,7 @@ class GroupTracker:
         return frame_prompts(self.config.volume, group.given[label], view)
 
     def _track_further_view(
-        self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: Mapping[int, Fusion], number: int
+        self, view: View, group: Group, banks: dict[int, PolicyBank], fusions: dict[int, Fusion], number: int
     ) -> None:
         """An orientation that starts from what was found so far; objects that were not found stay out."""
         passes: dict[tuple[range, Region | None, int, tuple[int, ...]], dict[int, Mapping[int, FramePrompt]]] = {}
@@ -214,6 +248,32 @@ class GroupTracker:
         volume = self.config.volume
         self.warnings += describe_strays(agreements, None if NO_PLACE in volume.warnings else volume.voxel_mm3)
 
+    def _track_from_ends(self, way: _Pass, new_fusion: Callable[[], Fusion]) -> None:
+        """Objects of which hardly a slice was found on one side of their prompts, once more, by what learnt from ends."""
+        stack = self.view_tracker.frames(way.view)
+        slices = [stack.slice_index(t) for t in way.frames]
+        for label, own in way.prompts.items():
+            before = [row for row in self.rows if (row.object, row.view) == (label, way.view.code)]
+            if not may_begin_at_end(before, slices):
+                continue
+            outlines = {t: self._outline_answered(label, t, prompt) for t, prompt in own.items()}
+            banks, fusion, at = self.view_tracker.banks([label], way.view), {label: new_fusion()}, len(self.rows)
+            self.progress.planned += len(way.frames)
+            self._track_pass(replace(way, prompts={label: outlines}, banks=banks, fusions=fusion, from_end=True))
+            after = self.rows[at:]
+            if grew(before, after):
+                self.warnings.append(describe_growth(label, before, after))
+                self._from_end.add(label)
+                way.fusions[label], way.banks[label] = fusion[label], banks[label]
+                self.rows[:] = [row for row in self.rows if row not in before]
+            else:
+                del self.rows[at:]
+
+    def _outline_answered(self, label: int, t: int, prompt: FramePrompt) -> FramePrompt:
+        """A click or a box on a frame as what it was taken for there; outlines stay."""
+        mask = self._answered.get((label, t))
+        return prompt if prompt.mask_hw is not None or mask is None or not mask.any() else FramePrompt.mask(mask)
+
     def _track_pass(self, way: _Pass) -> None:
         """Outward from the frame with the largest prompt, each way until all objects have ended."""
         prompted = {t for own in way.prompts.values() for t in own}
@@ -221,7 +281,8 @@ class GroupTracker:
         start = largest_frame(next(iter(way.prompts.values())))  # that of the others too, see `grouped`
         ways = [[FrameTime(way.number, t) for t in frames] for frames in order_outward(prompted, way.frames, start)]
         rows = dict[FrameTime, list[SliceConfidence]]()
-        with closing(self.view_tracker.track_outward(way.view, timed, ways, way.banks, way.region, last=way.last)) as tracked:
+        tracker = (self._end_tracker if way.from_end else None) or self.view_tracker
+        with closing(tracker.track_outward(way.view, timed, ways, way.banks, way.region, last=way.last)) as tracked:
             for found in tracked:  # closed at once where somebody breaks off: another core may be at work
                 rows[found.time] = self._add_result(way, found)
         self.rows += [row for t in chain(*ways) for row in rows.get(t, ())]  # ways that are tracked at once come in any order
@@ -244,6 +305,8 @@ class GroupTracker:
             area, prompt, index = int((probability > 0.5).sum()), way.prompts[label].get(t), found.stack.slice_index(t)
             estimate = None if prompt is None else prompt.estimate  # a further view begins with one: nobody prompted it there
             prompted = prompt is not None and estimate is None
+            if prompted and not way.from_end:
+                self._answered[label, t] = probability > 0.5
             sure = self._judged.get((label, index), confidence) if prompted else confidence if estimate is None else estimate
             rows.append(SliceConfidence(label, way.view.code, index, sure, area, prompted))
         self.report_frame(found.stack, t, labels, found.probability_BHW > 0.5)
@@ -337,7 +400,7 @@ class VolumeTracker:
             if len(self._waiting) + len(group.prompts) > most:
                 self._enter_labels()
             own = {label: self._fusion() for label in group.prompts}
-            tracker.run(group, group.views, own)
+            tracker.run(group, group.views, own, self._fusion)
             self._warnings |= dict.fromkeys(tracker.warnings)
             for label, fusion in own.items():
                 self._waiting[label] = limited(self._apply_consensus(tracker, group, label, fusion), group, label)

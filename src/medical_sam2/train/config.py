@@ -10,6 +10,8 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from torch import nn
+
 from medical_sam2.data.cases import SMALLEST
 from medical_sam2.data.clips import Sampling, Strength
 from medical_sam2.errors import ConfigError
@@ -36,7 +38,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], frozenset[str]], ...] = (
     (
         "a share from 0 to 1",
         lambda x: 0 <= x <= 1,
-        frozenset({"cool_down", "corrections", "from_truth", "regions", "ends", "inwards", "sets"}),
+        frozenset({"cool_down", "corrections", "from_truth", "regions", "later", "ends", "inwards", "sets"}),
     ),
     ("0 or more, below 1", lambda x: 0 <= x < 1, frozenset({"average", "smallest"})),
     ("a number above 0, up to 1", lambda x: 0 < x <= 1, frozenset({"layer_decay"})),
@@ -113,6 +115,7 @@ class Recipe:
     # both train the mask decoder, too, and nothing else; "none" trains all of the network
     adapter: Insertion = "none"
     rank: int = 4  # of LoRA's updates, or channels in the middle of an adapter
+    parts: tuple[str, ...] = ()  # how the names of the weights begin that are trained ("memory_attention."); all unless given
     rate: float = 6e-4  # highest learning rate
     encoder_rate: float = 1.0  # the image encoder's, as a share of `rate`
     layer_decay: float = 1.0  # each layer of the image encoder learns by this factor slower than the next deeper one
@@ -130,6 +133,7 @@ class Recipe:
     augmentation: Strength = "strong"
     sets: float = 0.4  # share of clips that come from sets of images, where cases are drawn
     regions: float = 0.6  # share of clips that show a region around the object, as tracking does
+    later: float = 0.0  # share of these, from volumes, whose region lies around the object as it is on any slice of the clip
     ends: float = 0.35  # share of clips of volumes that go on beyond the end of their object
     inwards: float = 0.3  # share of them that begins at an end of it, so that it grows from slice to slice
     prompt: tuple[float, float, float] = (0.5, 0.25, 0.25)  # probabilities of a mask, a click, a box as the first prompt
@@ -149,6 +153,8 @@ class Recipe:
         if not (all(isfinite(odds) and odds >= 0 for odds in self.prompt) and sum(usable) > 0):
             remedy = "give how often a mask, a click and a box come, 0 or more; of single frames a click or a box is learnt"
             raise ConfigError(f"nobody prompts with {list(self.prompt)}", remedy, subject="prompt")
+        if self.parts and self.adapter != "none":
+            raise ConfigError("an adapter chooses by itself what is trained", "leave one of both out", subject="parts")
         if self.shard and self.adapter != "none":
             raise ConfigError(
                 "few weights that are trained are not spread over processes", "leave shard out", subject="adapter"
@@ -200,6 +206,17 @@ def choose_recipe(network: Sam2, start: str, pool: Path, *, seed: int, steps: in
     losses = LossWeights(focal=20, dice=1, iou=1, presence=1, gamma=2, alpha=0.25, consistency=0)
     rates = {"rate": 5e-6, "encoder_rate": 0.6, "layer_decay": 0.9, "weight_decay": 0.1, "clip": 0.1, "cool_down": 1.0}
     return replace(common, **rates, corrections=1.0, clicks=7, from_truth=0.1, checkpointing=True, losses=losses)
+
+
+def freeze_others(network: nn.Module, parts: Sequence[str]) -> None:
+    """Train only weights whose names begin in one of these ways; all if none is given. Raises ConfigError if none does."""
+    names = [name for name, _ in network.named_parameters()] if parts else []
+    unknown = [part for part in parts if not any(name.startswith(part) for name in names)]
+    if unknown:
+        problem = f"no weight of the network begins with {unknown[0]!r}"
+        raise ConfigError(problem, f"some do with {', '.join(sorted({name.split('.')[0] for name in names}))}", subject="parts")
+    for name, weight in network.named_parameters() if parts else ():
+        weight.requires_grad_(name.startswith(tuple(parts)))
 
 
 def override_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -259,7 +276,11 @@ def _describe_type(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
-    return names.get(hint, f"{len(get_args(hint))} numbers" if get_origin(hint) is tuple else "a table")
+    return names.get(hint, _describe_items(get_args(hint)) if get_origin(hint) is tuple else "a table")
+
+
+def _describe_items(kinds: Sequence[Any]) -> str:
+    return "a list of texts" if kinds[0] is str else f"{len(kinds)} numbers"
 
 
 def _parse_value(text: str) -> Any:

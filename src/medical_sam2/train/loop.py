@@ -34,7 +34,7 @@ from medical_sam2.io.atomic import write_bytes
 from medical_sam2.io.safe_open import free_memory, megabytes
 from medical_sam2.model.image_encoders import insert_trainable, merge_updates
 from medical_sam2.model.sam2 import Sam2
-from medical_sam2.train.config import Recipe, build_config
+from medical_sam2.train.config import Recipe, build_config, freeze_others
 from medical_sam2.train.distributed import ProcessGroup, assign, explain_lost_process, gather, local_part
 from medical_sam2.train.train_step import Batch, StepBatches, TrainStep, Validation
 
@@ -99,6 +99,7 @@ class TrainingRun:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         insert_trainable(network, recipe.adapter, recipe.rank)
+        freeze_others(network, recipe.parts)
         self.network = network.to(self.processes.device)
         self.train_step = self.processes.wrap(TrainStep(self.network, recipe), _list_blocks(self.network), spread=recipe.shard)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
@@ -184,6 +185,7 @@ class TrainingRun:
             recipe.seed,
             recipe.sets,
             regions=recipe.regions,
+            later=recipe.later,
             ends=recipe.ends,
             inwards=recipe.inwards,
             sampling=recipe.sampling,

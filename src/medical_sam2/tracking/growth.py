@@ -1,0 +1,83 @@
+"""Objects that were prompted near an end of theirs, where they grow from slice to slice.
+
+From there tracking finds little: an object keeps the size of its small outline, or fades. Parts of the network that learnt from
+clips that begin at ends (`from_ends.safetensors`, beside the weights; the encoder and what makes memories stay) find far more
+there, and leak where an object is prompted in its middle. So where hardly a slice was found on one side of the prompts, the
+object is tracked once more with these parts, and their answer is taken where it is several times as large: on sets to train on
+that tells the two apart (docs/log.md, 2026-12-01).
+"""
+
+import copy
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from medical_sam2.errors import WeightsError
+from medical_sam2.model.backbone import Backbone
+from medical_sam2.model.weights import read_tensors
+from medical_sam2.volume import SliceConfidence
+
+END_FILE = "from_ends.safetensors"
+FEW = 3  # slices found on a side of the prompts, up to which they may lie at an end of the object
+LARGER = 3.0  # times the voxels beside the prompted slices, from which on the second answer is taken
+
+
+def load_end_network(network: nn.Module, weights: Path) -> Backbone | None:
+    """The network with the parts beside its file of weights that learnt from ends of objects; all others are shared.
+
+    Returns:
+        None where there is no such file.
+
+    Raises:
+        WeightsError: the file is broken, or of another network.
+    """
+    file = weights.with_name(END_FILE)
+    if not file.is_file():
+        return None
+    tensors = {name: tensor.float() for name, tensor in read_tensors(file).items()}
+    own = {name.split(".")[0] for name in tensors}
+    shared = {id(part): part for name, part in network.named_children() if name not in own}
+    other = copy.deepcopy(network, cast("dict[int, object]", shared))  # which takes those as copied already
+    known = other.state_dict()
+    if any(name not in known or known[name].shape != tensor.shape for name, tensor in tensors.items()):
+        raise WeightsError("it does not fit these weights", "train it again for them, or remove the file", subject=file)
+    if any(not tensor.isfinite().all() for tensor in tensors.values()):
+        raise WeightsError("it holds NaN or infinite numbers", "train it again, or remove the file", subject=file)
+    other.load_state_dict(tensors, strict=False)
+    return cast("Backbone", other.eval())
+
+
+def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int]) -> bool:
+    """Whether hardly anything of an object was found on one side of its prompts, though the volume goes on there.
+
+    Args:
+        rows: of one object in the view that was prompted.
+        slices: on which it may be, by their index along the array axis.
+    """
+    prompted = [row.slice for row in rows if row.prompted]
+    if not prompted:
+        return False
+    found = [row.slice for row in rows if row.area_px and not row.prompted]
+    first, last = min(prompted), max(prompted)
+    sides = (
+        (sum(at < first for at in found), sum(at < first for at in slices)),
+        (sum(at > last for at in found), sum(at > last for at in slices)),
+    )
+    return any(here <= FEW and here < room for here, room in sides)
+
+
+def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> bool:
+    """Whether the second answer found several times as much of an object beside its prompted slices as the first one."""
+    first, second = (sum(row.area_px for row in rows if not row.prompted) for rows in (before, after))
+    return second > 0 and second >= LARGER * first
+
+
+def describe_growth(label: int, before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> str:
+    """A line for an object of which the second answer was taken."""
+    spans = [len({row.slice for row in rows if row.area_px}) for rows in (before, after)]
+    return (
+        f"object {label} seems to be prompted at one of its ends: it was followed as it grows from there, through {spans[1]} "
+        f"slices in place of {spans[0]}; look at its other end, or prompt the slice on which it is largest, which is surer"
+    )

@@ -1,0 +1,184 @@
+"""Objects that are prompted at an end: tracked once more by parts of the network that learnt from there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medical_sam2.errors import WeightsError
+from medical_sam2.model.backbone import Features, FramePrediction, Memory
+from medical_sam2.prompts import Box, Mask, Point, Prompt
+from medical_sam2.segmenter import Segmenter
+from medical_sam2.tracking.growth import END_FILE, grew, load_end_network, may_begin_at_end
+from medical_sam2.volume import SliceConfidence, Volume
+from tests.backbones import Brightness
+
+
+class Fading(Brightness):
+    """Loses an object on the slices beside the prompted one, unless what it remembers of it is large."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.least = least  # share of the frame that an outline must fill
+
+    def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
+        memories = super().memorise(frame, prediction, t, prompted)
+        small = [float((logits > 0).float().mean()) < self.least for logits in prediction.logits_Bhw]
+        for memory, lost in zip(memories, small, strict=True):
+            if lost:
+                memory.pointer_C.fill_(5.0)  # as bright as nothing
+        return memories
+
+
+def cone() -> tuple[Volume, np.ndarray[Any, np.dtype[np.bool_]]]:
+    """An object that grows from a few voxels on slice 3 to its largest on slice 9, and ends on slice 13; and its outline."""
+    rows, columns = np.ogrid[:64, :64]
+    inside = np.zeros((64, 64, 18), bool)
+    for k in range(3, 14):
+        inside[..., k] = (rows - 32) ** 2 + (columns - 30) ** 2 < (3 + 2 * min(k - 3, 13 - k)) ** 2
+    noise = np.random.default_rng(0).uniform(-0.01, 0.01, inside.shape)
+    return Volume((0.2 + 0.6 * inside + noise).astype(np.float32), np.eye(4)), inside
+
+
+def slice_of(inside: np.ndarray[Any, np.dtype[np.bool_]], k: int) -> Mask:
+    return Mask(inside & (np.arange(inside.shape[2]) == k), 1, 2)
+
+
+def outline(prompts: Sequence[Prompt], network: nn.Module, other: nn.Module | None, **options: Any) -> Any:
+    volume, _ = cone()
+    segmenter = Segmenter(network, device="cpu", end_network=other)  # type: ignore[arg-type]
+    return segmenter.segment_volume(volume, prompts, window="0,1", zoom=False, **options)
+
+
+def rows_of(areas: Sequence[int], prompted: Sequence[int]) -> list[SliceConfidence]:
+    return [SliceConfidence(1, "SPL", k, 0.9, area, k in prompted) for k, area in enumerate(areas)]
+
+
+@pytest.mark.parametrize(
+    ("areas", "prompted", "expected"),
+    [
+        ([0, 0, 0, 4, 3, 2, 1, 0, 0, 0], [3], True),  # little before and after
+        ([9, 9, 9, 9, 9, 9, 9, 9, 9, 9], [4], False),
+        ([0, 0, 0, 9, 9, 9, 9, 9, 9, 9], [3], True),  # nothing before
+        ([9, 9, 9, 9, 9, 9, 9, 9, 9, 9], [0], False),  # nothing can be before, and all that can be after is
+        ([9, 9, 0, 0, 0, 0, 0, 0, 0, 0], [0], True),
+        ([0, 0, 9, 9, 9, 9, 9, 0, 0, 0], [2, 6], True),  # both ends
+        ([9, 9, 9, 9, 9, 9, 9, 9, 9, 9], [], False),  # a further view
+    ],
+)
+def test_a_prompt_with_hardly_a_slice_on_one_side_may_lie_at_an_end(
+    areas: list[int], prompted: list[int], expected: bool
+) -> None:
+    assert may_begin_at_end(rows_of(areas, prompted), range(10)) is expected
+
+
+def test_the_second_answer_must_find_several_times_as_much_beside_the_prompts() -> None:
+    before = rows_of([0, 100, 10, 0], [1])
+    assert grew(before, rows_of([0, 100, 10, 20], [1]))
+    assert not grew(before, rows_of([0, 100, 10, 19], [1])), "the prompted slice does not count"
+    nothing = rows_of([0, 100, 0, 0], [1])
+    assert grew(nothing, rows_of([0, 100, 1, 0], [1]))
+    assert not grew(nothing, nothing)
+
+
+@pytest.mark.parametrize("kind", ["mask", "click", "box"])
+@pytest.mark.parametrize("views", ["axial", "three", "six"])
+def test_from_its_end_an_object_is_found_by_what_learnt_from_ends(kind: str, views: str) -> None:
+    _, inside = cone()
+    places = np.argwhere(inside[..., 3])
+    low, high = (tuple(map(int, corner)) for corner in (places.min(0), places.max(0)))
+    prompt: Prompt = {
+        "mask": slice_of(inside, 3),
+        "click": Point((32, 30, 3)),
+        "box": Box((*low, 3), (*high, 3)),  # type: ignore[arg-type]
+    }[kind]
+    alone = outline([prompt], Fading(0.01), None, views=views)
+    assert (alone.labels > 0)[..., 4:].sum() == 0
+    found = outline([prompt], Fading(0.01), Brightness(), views=views)
+    assert ((found.labels > 0) == inside).mean() > 0.995
+    assert [line for line in found.warnings if "one of its ends" in line] == [
+        "object 1 seems to be prompted at one of its ends: it was followed as it grows from there, through 11 slices "
+        "in place of 1; look at its other end, or prompt the slice on which it is largest, which is surer"
+    ]
+    first = [row for row in found.confidence if row.view == found.confidence[0].view]
+    assert len({row.slice for row in first}) == len(first), "one row a slice, of the answer that was taken"
+    assert max(row.area_px for row in first) == inside.sum((0, 1)).max()
+
+
+def test_where_the_second_answer_finds_no_more_the_first_one_stays() -> None:
+    _, inside = cone()
+    alone = outline([slice_of(inside, 3)], Fading(0.01), None)
+    found = outline([slice_of(inside, 3)], Fading(0.01), Fading(0.01))
+    assert (found.labels == alone.labels).all()
+    assert found.confidence == alone.confidence
+    assert found.warnings == alone.warnings
+
+
+def test_an_object_that_is_found_on_both_sides_is_not_tracked_twice() -> None:
+    _, inside = cone()
+    other = Brightness()
+    found = outline([slice_of(inside, 8)], Brightness(), other)
+    assert ((found.labels > 0) == inside).mean() > 0.995
+    assert not other.counts.decoded
+
+
+def test_only_the_object_at_its_end_is_tracked_again() -> None:
+    _, inside = cone()
+    other = Brightness()
+    twice = [slice_of(inside, 3), Point((2, 2, 3), 2)]  # what is around it goes on through the whole volume
+    found = outline(twice, Fading(0.01), other)
+    assert ((found.labels == 1) == inside).mean() > 0.995
+    assert (found.labels == 2).sum() > 0.9 * (~inside).sum()
+    assert set(other.counts.decoded) == {1}
+
+
+def test_progress_counts_what_is_tracked_again() -> None:
+    _, inside = cone()
+    seen: list[Any] = []
+    outline([slice_of(inside, 3)], Fading(0.01), Brightness(), on_frame=seen.append)
+    assert seen[-1].done == seen[-1].total == len(seen)
+    assert all(frame.done <= frame.total for frame in seen)
+
+
+class Parts(nn.Module):
+    """A network of two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
+
+
+def test_parts_beside_the_weights_replace_their_like_and_all_others_are_shared(tmp_path: Path) -> None:
+    network: Any = Parts()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert load_end_network(network, tmp_path / "model.safetensors") is None
+    save_file({"decoder.1.weight": torch.full((1, 3), 2.0, dtype=torch.float16)}, tmp_path / END_FILE)
+    other: Any = load_end_network(network, tmp_path / "model.safetensors")
+    assert other.encoder is network.encoder
+    assert other.decoder[1].weight.tolist() == [[2.0, 2.0, 2.0]]
+    assert other.decoder[0].weight.equal(network.decoder[0].weight)
+    assert other.decoder[0].weight is not network.decoder[0].weight
+    assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items()), "the network stays as it was"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "problem"),
+    [
+        ({"decoder.1.weight": torch.ones(1, 4)}, "does not fit"),
+        ({"decoder.7.weight": torch.ones(1, 3)}, "does not fit"),
+        ({"decoder.1.weight": torch.full((1, 3), float("nan"))}, "NaN"),
+    ],
+)
+def test_parts_of_another_network_are_refused_by_name(tmp_path: Path, tensors: dict[str, Tensor], problem: str) -> None:
+    save_file(tensors, tmp_path / END_FILE)
+    with pytest.raises(WeightsError, match=problem) as refused:
+        load_end_network(Parts(), tmp_path / "model.safetensors")
+    assert END_FILE in str(refused.value)
