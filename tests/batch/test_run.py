@@ -304,8 +304,36 @@ def test_a_result_that_is_gone_is_made_again(folder: Path) -> None:
 def test_files_of_others_stay(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "sub-1_T1w.nii.gz").write_bytes(b"a day's work")
-    with pytest.raises(InputError, match="no run of this command made it"):
+    with pytest.raises(InputError, match="tells that this command made it"):
         outline(folder, existing="skip")
+
+
+@pytest.mark.parametrize("harm", ["gone", "broken"])
+def test_labels_whose_report_is_gone_or_broken_are_not_written_over(folder: Path, harm: str) -> None:
+    outline(folder)
+    labels, report = folder / "out" / "sub-1_T1w.nii.gz", folder / "out" / "cases" / "sub-1_T1w.json"
+    correct_by_hand(folder, "sub-1_T1w")
+    work = labels.read_bytes()
+    report.unlink() if harm == "gone" else report.write_bytes(report.read_bytes()[:200])
+    for existing in ("skip", "redo changed", "refuse"):
+        with pytest.raises(InputError, match=r"sub-1_T1w\.nii\.gz: exists already.*--overwrite|are done already"):
+            outline(folder, existing=existing)
+    assert labels.read_bytes() == work
+    outline(folder, existing="overwrite")
+    assert labels.read_bytes() != work
+
+
+def test_two_runs_in_one_folder_take_no_row_from_each_other(folder: Path) -> None:
+    """The second one begins while the first is at work, with other cases, and ends after it."""
+    table = (folder / "t.csv").read_text()
+    first = segment_cases(read_table(folder / "t.csv"), folder / "out", BatchSettings(), segmenter=Painter())  # type: ignore[arg-type]
+    next(first)
+    (folder / "t.csv").write_text(table.replace("sub-", "other-"))
+    second = segment_cases(read_table(folder / "t.csv"), folder / "out", BatchSettings(), segmenter=Painter())  # type: ignore[arg-type]
+    next(second)
+    assert len([*first]) == 2
+    assert len([*second]) == 2
+    assert {case for case, _ in rows_of(folder)} == {f"{who}-{n}_T1w" for who in ("sub", "other") for n in range(3)}
 
 
 def test_parts_make_the_whole(folder: Path) -> None:

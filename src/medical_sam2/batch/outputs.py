@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import io, preview
-from medical_sam2.batch import BatchCase, hash_files
+from medical_sam2.batch import BatchCase, contents, hash_files
 from medical_sam2.data.data_sets import DESCRIPTION, is_data_set
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
@@ -120,6 +120,7 @@ def save_outcome(outcome: CaseOutcome, folder: Path) -> None:
     }
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     atomic.write_bytes(report_of(outcome.case, folder), f"{text}\n".encode())
+    end_outcome(outcome.case, folder)
 
 
 def load_outcome(case: str, folder: Path) -> CaseOutcome | None:
@@ -135,6 +136,27 @@ def load_outcome(case: str, folder: Path) -> CaseOutcome | None:
     except (InputError, KeyError, TypeError):
         return None
     return found if found.case == case and all((folder / file).exists() for file in found.files) else None
+
+
+# A label map without a report may be somebody's work; where a run was killed, this tells that it is not.
+def begin_outcome(case: str, folder: Path) -> None:
+    """Say that the labels of a case are about to be written; an earlier report does not stand for them."""
+    atomic.write_bytes(_mark_of(case, folder), b"")
+    report_of(case, folder).unlink(missing_ok=True)
+
+
+def is_begun(case: str, folder: Path) -> bool:
+    """Whether a run was stopped while it wrote the labels of a case: those that are there are its own."""
+    return _mark_of(case, folder).exists()
+
+
+def end_outcome(case: str, folder: Path) -> None:
+    """A case is done: its report tells all."""
+    _mark_of(case, folder).unlink(missing_ok=True)
+
+
+def _mark_of(case: str, folder: Path) -> Path:
+    return folder / REPORTS / f".{case}.begun"
 
 
 def _object(content: Mapping[str, Any]) -> FoundObject:
@@ -159,6 +181,17 @@ def load_others(folder: Path, names: Collection[str]) -> tuple[CaseOutcome, ...]
 def is_changed(outcome: CaseOutcome, folder: Path) -> bool:
     """Whether the labels of a case are others than were written; where no hash of them was kept, nothing is claimed."""
     return bool(outcome.labels_sha256) and hash_files([folder / outcome.files[-1]]) != outcome.labels_sha256
+
+
+def is_current(found: CaseOutcome, key: str, case: BatchCase, folder: Path) -> bool:
+    """Whether a result was made with what this key stands for, of an image that is older than it or of the same content."""
+    if found.key != key:
+        return False
+    with suppress(OSError):
+        files = contents(case)
+        made = report_of(case.name, folder).stat().st_mtime
+        return max(file.stat().st_mtime for file in files) <= made or hash_files(files) == found.image_sha256
+    return True  # the image is gone, and its result is there
 
 
 def measure_again(

@@ -39,13 +39,16 @@ from medical_sam2.batch import (
 from medical_sam2.batch.outputs import (
     REPORTS,
     CaseOutcome,
+    begin_outcome,
     describe_objects,
+    end_outcome,
     find_layout,
+    is_begun,
     is_changed,
+    is_current,
     load_others,
     load_outcome,
     measure_again,
-    report_of,
     save_outcome,
     save_sheet,
     write_tables,
@@ -181,7 +184,7 @@ class BatchRun:
         by_hand = {name for name, found in kept.items() if is_changed(found, folder)}
         spared = by_hand if existing == "redo changed" else set[str]()  # somebody's work
         asked = [job for job in self.jobs if job.case.name in kept.keys() - spared]
-        self.changed = tuple(job.case.name for job in asked if not _is_current(job, kept[job.case.name]))
+        self.changed = tuple(job.case.name for job in asked if not is_current(kept[job.case.name], job.key, job.case, folder))
         if self.changed and existing != "redo changed":
             some = say_count(len(kept), "case", "were", part=len(self.changed))
             problem = f"{some} made with other settings, weights, prompts or images: {list_first(self.changed)}"
@@ -200,12 +203,11 @@ class BatchRun:
         if done and existing == "refuse":
             problem = f"{say_count(len(self.cases), 'case', 'are', part=len(done))} done already, {next(iter(done))} among them"
             raise InputError(problem, "say --skip-existing or --overwrite", subject=self.folder)
-        if existing == "overwrite" or (self.folder / REPORTS).is_dir():
-            return  # where a run began, labels without a report are of the case at which it was killed
-        for case in self.cases:
+        for case in () if existing == "overwrite" else self.cases:
             labels = self.folder / self.layout.labels(case, self.settings.suffix)
-            if labels.exists():
-                raise InputError("exists already, and no run of this command made it", "choose another folder", subject=labels)
+            if case.name not in done and labels.exists() and not is_begun(case.name, self.folder):
+                problem = f"exists already, and no report ({REPORTS}/{case.name}.json) tells that this command made it"
+                raise InputError(problem, "move it elsewhere, choose another folder, or say --overwrite", subject=labels)
 
     def outline(self, work: Callable[[Sequence[BatchJob]], Iterator[CaseOutcome]]) -> Iterator[CaseOutcome]:
         """Do what is to be done; tables are whole after each case, whatever stops the run.
@@ -216,6 +218,8 @@ class BatchRun:
         self.folder.mkdir(exist_ok=True)
         (self.folder / REPORTS).mkdir(exist_ok=True)
         with atomic.occupied(self.folder, self.folder / REPORTS / ".lock"):
+            for name in self.outcomes:
+                end_outcome(name, self.folder)  # a run may have been killed just before it did so
             self._write_tables()
             try:
                 for outcome in work(self.todo):
@@ -232,6 +236,8 @@ class BatchRun:
 
     def _write_tables(self) -> None:
         """Of these cases and those that earlier runs left, so that a shorter list of cases takes no row away."""
+        known = {*(case.name for case in self.cases), *(each.case for each in self.others)}
+        self.others += () if self.part else load_others(self.folder, known)  # of a run beside this one
         write_tables([*self.done(), *self.others], self.folder, self.part)
 
     def _write_shared(self) -> None:
@@ -341,8 +347,7 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     clock.append(time.perf_counter())
     found, changes, unknown = _track_and_finish(image, named, template, segmenter, settings)
     clock.append(time.perf_counter())
-    # else an earlier report would stand for labels that it did not see
-    report_of(case.name, job.folder).unlink(missing_ok=True)
+    begin_outcome(case.name, job.folder)
     (job.folder / labels).parent.mkdir(parents=True, exist_ok=True)
     beside = layout.add_image(case, image, job.folder, settings.reading)
     notes = io.save(found, job.folder / labels, image, formats=settings.format)
@@ -407,17 +412,6 @@ def _key_of(case: BatchCase, settings: str) -> str:
         by = () if case.template is None else (vars(case.template.rule), hash_files([case.template.image, case.template.mask]))
         return hash_content([settings, facts, hash_files([file for source in case.prompts for file in source.files]), *by])
     return ""
-
-
-def _is_current(job: BatchJob, found: CaseOutcome) -> bool:
-    """Whether a result is that of this job: made likewise, of an image that is older or of the same content."""
-    if found.key != job.key:
-        return False
-    with suppress(OSError):
-        files = contents(job.case)
-        made = report_of(job.case.name, job.folder).stat().st_mtime
-        return max(file.stat().st_mtime for file in files) <= made or hash_files(files) == found.image_sha256
-    return True  # the image is gone, and its result is there
 
 
 class CaseWorker:
