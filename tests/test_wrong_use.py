@@ -176,6 +176,10 @@ USES: dict[str, tuple[Use, str]] = {
     ),
     "nan in a mask": (lambda s, p, r, c: Mask(np.where(p.truth > 0, np.nan, 0)), "holds 0 and nan"),
     "soft mask": (lambda s, p, r, c: Mask(p.volume.array), r"holds 0 and 0\.\d+, 0\.\d+, 0\.\d+ …: which is inside"),
+    "probability as mask": (
+        lambda s, p, r, c: Mask(0.02 * (p.truth == 1)),
+        r"^the mask of object 1 holds 0\.02 where it is not 0: a probability, not an outline; say from which value on",
+    ),
     "words as mask": (lambda s, p, r, c: Mask("mask.nii.gz"), "the mask of object 1 is of type <U11; give an array of True"),
     "mask in 2D": (
         lambda s, p, r, c: Mask(p.truth[:, :, 8] == 1),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medical_sam2.errors import PromptError
-from medical_sam2.prompts import FramePrompt, Point, Prompt
+from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt
 from medical_sam2.strokes import SliceRange
 from medical_sam2.tracking.cropping import Crop, CroppedImages
 from medical_sam2.tracking.volume_tracker import FrameDone
@@ -29,6 +29,14 @@ def padded(volume: Volume, width: Width) -> Volume:
     affine = volume.affine.copy()
     affine[:3, 3] -= affine[:3, :3] @ [low for low, _ in width]
     return replace(volume, array=np.pad(volume.array, width, constant_values=-3), affine=affine)
+
+
+def test_an_outline_of_all_of_the_image_is_told() -> None:
+    made = phantom()
+    told = "object 2 is outlined on all of the image, so that nothing tells it from what is outside"
+    everything = Mask(np.ones(made.truth.shape, bool), 2)
+    assert told in segmenter().segment_volume(made.volume, [everything, made.prompt("mask", 1, 2)], window="0,1").warnings
+    assert told not in segmenter().segment_volume(made.volume, [made.prompt("mask", 1, 2)], window="0,1").warnings
 
 
 def asked(made: Phantom, width: Width) -> list[Prompt]:

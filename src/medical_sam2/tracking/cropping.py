@@ -35,7 +35,7 @@ class Crop:
 
     whole: Volume  # the volume, NaN and infinities replaced as readers of files do it
     box: tuple[slice, slice, slice]  # where the part lies in it
-    warnings: tuple[str, ...] = ()  # whether any were
+    warnings: tuple[str, ...] = ()  # whether any were, and of outlines of all that there is
 
     @classmethod
     def to_content(cls, volume: Volume, prompts: Sequence[Prompt]) -> "Crop":
@@ -49,7 +49,11 @@ class Crop:
             low, high = _extent(prompt, volume.shape)
             ends = np.stack([np.minimum(ends[:, 0], low), np.maximum(ends[:, 1], high + 1)], axis=1)
         i, j, k = (slice(max(0, int(low)), min(size, int(high))) for (low, high), size in zip(ends, volume.shape, strict=True))
-        return cls(replace(volume, array=array) if odd else volume, (i, j, k), tuple(odd))
+        whole = [prompt.object for prompt in prompts if isinstance(prompt, Mask) and prompt.array_ijk.all()]
+        told = [
+            f"object {label} is outlined on all of the image, so that nothing tells it from what is outside" for label in whole
+        ]
+        return cls(replace(volume, array=array) if odd else volume, (i, j, k), (*odd, *told))
 
     @property
     def start(self) -> tuple[int, int, int]:
