@@ -408,14 +408,14 @@ def as_outline(array: object, what: str) -> NDArray[np.bool_]:
         raise PromptError(f"{what} is of type {numbers.dtype}", "give an array of True and False")
     inside = numbers != 0
     values = numbers[inside]
-    if values.size and 0 < values[0] < 1:
-        problem = f"{what} holds {values[0]:g} where it is not 0: a probability, not an outline"
-        raise PromptError(problem, "say from which value on it is inside, such as probability > 0.5")
     if (values != values[:1]).any():
         held = list_first(np.unique(values).tolist())
         raise PromptError(
             f"{what} holds 0 and {held}: which is inside is not clear", "give True and False, such as labels == 1"
         )
+    if values.size and 0 < values[0] < 1:
+        problem = f"{what} holds {values[0]:g} where it is not 0: a probability, not an outline"
+        raise PromptError(problem, "say from which value on it is inside, such as probability > 0.5")
     return inside
 
 
