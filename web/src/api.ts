@@ -13,10 +13,10 @@ export interface Overlay { modality: string | null; unit: string; hung_as: strin
 export interface Statistics { label: number; name: string; volume_ml: number | null; mean: number | null; sd: number | null; minimum: number | null; maximum: number | null; intensity_unit: string }
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
 export interface Info {
-  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
+  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; shape: number[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
   unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; files: number[]; warnings: string[]; overlay: Overlay | null; state: State
 }
-export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; structures: string[]; changed?: number; problem?: string }
+export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; shape: number[]; structures: string[]; changed?: number; problem?: string }
 export interface About {
   library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; may_edit: boolean; visitor: string; windows: Record<string, [number, number]>
 }
@@ -37,14 +37,17 @@ export function about(error: unknown, names: string[]): unknown {
   return error instanceof Problem && error.status === 422 ? new Problem(named(error.message, names), error.status) : error
 }
 
+const UNANSWERED = 'The server does not answer.'
+
 async function asked(path: string, options: RequestInit = {}): Promise<Response> {
   let answer: Response
   try {
     answer = await fetch(`api/${path}`, { ...options, credentials: 'same-origin' })
   } catch (error) {
     if (error instanceof DOMException && error.name === 'AbortError') throw error
-    throw new Problem('The server does not answer. Is medsam2 serve still running? What was done so far is kept.', 0)
+    throw new Problem(UNANSWERED + ' Is medsam2 serve still running? What was done so far is kept.', 0)
   }
+  for (const each of document.querySelectorAll('.alert')) if (each.textContent?.startsWith(UNANSWERED)) each.remove() // it does again
   if (answer.ok) return answer
   const told = (await answer.json().catch(() => ({}))) as { error?: string; choices?: string[] }
   throw new Problem(told.error ?? `The server answered ${answer.status}.`, answer.status, told.choices ?? [])

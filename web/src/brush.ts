@@ -15,7 +15,9 @@ export class Stroke {
   /** On to a row and column, in discs so near each other that no gap is left. */
   to([y, x]: [number, number]): void {
     const [fromY, fromX] = this.line[this.line.length - 1]
-    const steps = Math.max(1, Math.ceil(2 * Math.max(Math.abs(y - fromY), Math.abs(x - fromX)) / Math.max(1, this.radius)))
+    const [mmY, mmX] = this.spacing
+    const way = Math.max(Math.abs(y - fromY), Math.abs(x - fromX), (Math.max(Math.abs(y - fromY) * mmY, Math.abs(x - fromX) * mmX)) / Math.min(mmY, mmX) / Math.max(1, this.radius))
+    const steps = Math.max(1, Math.ceil(2 * way))
     for (let i = 1; i <= steps; i++) this.dab([fromY + ((y - fromY) * i) / steps, fromX + ((x - fromX) * i) / steps])
     this.line.push([y, x])
   }

@@ -52,8 +52,7 @@ export class Start {
   private kept(): HTMLElement | null {
     if (!this.sessions.length) return null
     const entry = (each: Summary): HTMLElement => {
-      const size = Object.values(each.planes)
-      const what = each.kind === 'set' ? plural(size[0], 'image') : `${[...size].reverse().join(' × ')} voxels`
+      const what = each.kind === 'set' ? plural(each.planes.image, 'image') : `${each.shape.join(' × ')} voxels`
       const when = each.changed ? new Date(1000 * each.changed).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' }) : ''
       const called = [title(each.id), each.structures.join(', ') || 'nothing outlined yet'].filter(Boolean).join(' · ')
       const line: HTMLElement = h('li', {},

@@ -387,7 +387,8 @@ export class SliceView {
     const { frame } = this
     const [low, high] = this.work.range
     if (!frame || frame.channels === 3 || (low === null && high === null)) return () => true
-    return (pixel) => { const value = frame.low + (frame.codes[pixel] * (frame.high - frame.low)) / 65535; return value >= (low ?? -Infinity) && value <= (high ?? Infinity) }
+    const step = (frame.high - frame.low) / 65535
+    return (pixel) => { const value = frame.low + frame.codes[pixel] * step; return value + step >= (low ?? -Infinity) && value - step <= (high ?? Infinity) } // codes are rounded
   }
 
   private end(): void {
@@ -399,9 +400,12 @@ export class SliceView {
       const complete = async (draft: Draft, label: number): Promise<Draft> => {
         const before = await this.work.labels(plane, t)
         const runs = stroke.over(before, label)
-        if (runs.length) return { ...draft, runs }
+        const missed = stroke.positive && !stroke.pixels.includes(1)
+        if (runs.length && !missed) return { ...draft, runs }
+        const here = plane === 'image' ? 'image' : 'slice'
+        if (missed) throw new Error(this.work.range.some((limit) => limit !== null) ? 'No pixel under the brush has one of these intensities.' : `Nothing of the ${here} lies under the brush.`)
+        if (!before.includes(label)) throw new Error(`There is nothing of it on this ${here}.`)
         if (plane !== 'image') throw new Error('Nothing would be left on this slice; undo instead, or remove the structure.')
-        if (!before.includes(label)) throw new Error('There is nothing of it on this image.')
         return { ...draft, kind: 'box', points: [[0, 0], [stroke.rows - 1, stroke.columns - 1]], positive: [false] } // all of the image is outside
       }
       this.attempt(this.work.say({ plane, t, kind: 'mask' }, complete))

@@ -289,13 +289,14 @@ def list_session(store: SessionStore, id: str) -> dict[str, Any]:
         history = session.history
         return {**_summary(session), "changed": history.changed if history.version else store.opened_at(id)}
     except Refusal as refusal:
-        return {"id": id, "kind": "damaged", "planes": {}, "structures": [], "problem": refusal.problem}
+        return {"id": id, "kind": "damaged", "planes": {}, "shape": (), "structures": [], "problem": refusal.problem}
 
 
 def _summary(session: Session) -> dict[str, Any]:
     kind = "volume" if isinstance(session.image, SessionVolume) else "set"
     names = list(session.history.state.names.values())
-    return {"id": session.id, "kind": kind, "planes": session.image.planes, "structures": names}
+    shape = session.image.volume.shape if isinstance(session.image, SessionVolume) else ()
+    return {"id": session.id, "kind": kind, "planes": session.image.planes, "shape": shape, "structures": names}
 
 
 def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
