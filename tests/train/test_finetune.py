@@ -90,6 +90,7 @@ def test_with_one_case_the_remedy_is_named(tmp_path: Path, capsys: pytest.Captur
         (("--seed", "-1"), "--seed: -1 begins no random numbers; give 0 to 4294967295"),
         (("--steps", "0"), "--steps: 0 leaves nothing to learn; give 1 or more"),
         (("--most", "0"), "--most: 0 leaves nothing to learn; give 1 or more"),
+        (("--set", "foo=3"), "unknown setting 'foo'"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(
@@ -98,6 +99,15 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(
     folder = volume_set(tmp_path / "data", cases=3)
     assert main(["finetune", str(folder), "-o", str(tmp_path / "out"), *WORDS, *words]) == 2
     assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = volume_set(tmp_path / "data", cases=3)
+    assert main(["finetune", str(folder), "-o", str(tmp_path / "out"), "--device", "cuda:99"]) == 2
+    assert "there is no device 'cuda:99'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -28,6 +28,7 @@ from medical_sam2.evaluate.run import Score, run_studies, score_held_out
 from medical_sam2.evaluate.study import EvaluationProgress, NetworkSettings, Study, StudyResult, open_data_set
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
+from medical_sam2.model.device import choose_device
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, save_backbone
@@ -106,7 +107,11 @@ def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> No
     if begun is not None and _is_finished(begun, output / "run", output / REPORT):
         return
     start, options = (begun.start, replace(options, seed=begun.seed)) if begun else (options.weights, options)
-    split, network = _split(dataset, output, options), load_backbone(start)
+    choose_device(options.device)
+    network = load_backbone(start)
+    if begun is None:  # what is wrong in the settings is told before anything is prepared
+        _override(choose_recipe(network, start, output, seed=options.seed, steps=options.steps), options.settings)
+    split = _split(dataset, output, options)
     print_note(f"{say_count(len(split.train), 'case')} to learn from, {len(split.held_out)} held out")
     pool = prepare_cases(dataset, split.train, output / "cases")
     recipe = begun or _override(_choose_recipe(network, pool, output / "run", options), options.settings)
