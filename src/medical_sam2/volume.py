@@ -1,6 +1,7 @@
 """Volumes and segmentations: an array, where it lies in the patient, and nothing of who the patient is."""
 
 from collections.abc import Mapping
+from colorsys import hls_to_rgb
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import permutations
@@ -32,15 +33,23 @@ COLOURS: tuple[Colour, ...] = (
     (255, 143, 171),
 )
 """Of objects that were given none, in files, pictures and at the page; see `colour_of`."""
+FIRST_HUE, GOLDEN, SHADES = (
+    0.06,
+    0.618034,
+    (0.55, 0.4, 0.72),
+)  # of further ones: hues, and how light; far from these and each other
 
 
 def colour_of(label: int) -> Colour:
-    """The colour of an object that was given none; the ninth label begins anew.
+    """The colour of an object that was given none: from the ninth on, hues that the golden ratio spreads, in three shades.
 
-    >>> colour_of(9) == colour_of(1) == COLOURS[0]
-    True
+    >>> colour_of(1) == COLOURS[0], len({colour_of(label) for label in range(1, 101)})
+    (True, 100)
     """
-    return COLOURS[(label - 1) % len(COLOURS)]
+    if 1 <= label <= len(COLOURS):
+        return COLOURS[label - 1]
+    red, green, blue = hls_to_rgb((FIRST_HUE + label * GOLDEN) % 1, SHADES[label % len(SHADES)], 0.6)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
