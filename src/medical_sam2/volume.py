@@ -37,7 +37,7 @@ FIRST_HUE, GOLDEN, SHADES = (
     0.06,
     0.618034,
     (0.55, 0.4, 0.72),
-)  # of further ones: hues, and how light; far from these and each other
+)  # of further ones: hues and lightness
 
 
 def colour_of(label: int) -> Colour:
