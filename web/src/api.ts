@@ -37,14 +37,21 @@ export function about(error: unknown, names: string[]): unknown {
   return error instanceof Problem && error.status === 422 ? new Problem(named(error.message, names), error.status) : error
 }
 
+export const SILENT = 'The server does not answer. Is medsam2 serve still running? What was done so far is kept.'
+let back = (): void => undefined
+
+/** What is done whenever the server answers. */
+export function onAnswer(what: () => void): void { back = what }
+
 async function asked(path: string, options: RequestInit = {}): Promise<Response> {
   let answer: Response
   try {
     answer = await fetch(`api/${path}`, { ...options, credentials: 'same-origin' })
   } catch (error) {
     if (error instanceof DOMException && error.name === 'AbortError') throw error
-    throw new Problem('The server does not answer. Is medsam2 serve still running? What was done so far is kept.', 0)
+    throw new Problem(SILENT, 0)
   }
+  back()
   if (answer.ok) return answer
   const told = (await answer.json().catch(() => ({}))) as { error?: string; choices?: string[] }
   throw new Problem(told.error ?? `The server answered ${answer.status}.`, answer.status, told.choices ?? [])

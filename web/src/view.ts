@@ -1,6 +1,6 @@
 // One plane: the slice, what is outlined on it, and the gestures that outline it.
 import type { Frame, Plane } from './api'
-import { Stroke } from './brush'
+import { Stroke, within } from './brush'
 import { glow, grey, outlines, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
 import { fuse } from './fusion'
@@ -387,7 +387,7 @@ export class SliceView {
     const { frame } = this
     const [low, high] = this.work.range
     if (!frame || frame.channels === 3 || (low === null && high === null)) return () => true
-    return (pixel) => { const value = frame.low + (frame.codes[pixel] * (frame.high - frame.low)) / 65535; return value >= (low ?? -Infinity) && value <= (high ?? Infinity) }
+    return (pixel) => within(frame.codes[pixel], frame.low, frame.high, [low, high])
   }
 
   private end(): void {
@@ -400,8 +400,9 @@ export class SliceView {
         const before = await this.work.labels(plane, t)
         const runs = stroke.over(before, label)
         if (runs.length) return { ...draft, runs }
+        if (stroke.missed) throw new Error(stroke.missed)
+        if (!label || !before.includes(label)) throw new Error(`There is nothing of it on this ${plane === 'image' ? 'image' : 'slice'}.`)
         if (plane !== 'image') throw new Error('Nothing would be left on this slice; undo instead, or remove the structure.')
-        if (!before.includes(label)) throw new Error('There is nothing of it on this image.')
         return { ...draft, kind: 'box', points: [[0, 0], [stroke.rows - 1, stroke.columns - 1]], positive: [false] } // all of the image is outside
       }
       this.attempt(this.work.say({ plane, t, kind: 'mask' }, complete))
