@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 from playwright.sync_api import expect
 
 from medical_sam2.tracking.plan import PLANES
-from tests.phantoms import phantom
 from tests.server.browsing import Person
-from tests.server.conftest import saved
 from tests.server.test_page_gestures import LABELS, MIDDLE, SHAPE, SPACING, changes, on_slice, opened, pressed, state
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -72,40 +69,6 @@ def test_the_brush_keeps_to_intensities(person: Person, tmp_path: Path) -> None:
     person.drag("axial", ((y, x), (y, x + 0.3)), SHAPE, SPACING)
     changes(page, 3)
     assert not labels(person)[y, x]
-
-
-def test_the_brush_leaves_no_gap_across_thick_slices(person: Person, tmp_path: Path) -> None:
-    case = phantom("LPS", spacing_mm=(1.0, 1.0, 12.0))
-    person.page.locator("#files").set_input_files(saved(case, tmp_path / "thick.nii.gz"))
-    expect(person.page.locator(".view.coronal .counter")).to_have_text("J 6 of 0–12")
-    pressed(person.page, "d")
-    person.drag("coronal", ((2, 5), (13, 5)), (16, 11), (12.0, 1.0))
-    changes(person.page, 1)
-    found = np.array(person.page.evaluate(LABELS.replace("axial/8", "coronal/6"))).reshape(16, 11) > 0
-    rows = np.flatnonzero(found.any(1))
-    assert rows.tolist() == list(range(2, 14)), "the hand moved two slices between two places that the page was told of"
-
-
-def test_limits_of_the_brush_are_among_its_intensities(person: Person, tmp_path: Path) -> None:
-    array = np.full((11, 13, 16), -1000, np.int16)
-    array[0, 0, 0], array[3:6, 4:9, :] = 1553, 40
-    nib.save(nib.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / "ct.nii.gz")  # type: ignore[attr-defined]
-    page = person.page
-    page.locator("#files").set_input_files(tmp_path / "ct.nii.gz")
-    expect(page.locator(".view.axial .counter")).to_have_text("K 8 of 0–15")
-    pressed(page, "d")
-    pressed(page, "]", 9)
-    for name in ("Paint from", "Paint to"):
-        page.get_by_label(name).fill("40")
-        page.get_by_label(name).press("Enter")
-    person.drag("axial", ((6, 2), (6, 9)), SHAPE, SPACING)
-    changes(page, 1)
-    assert (labels(person) == (array[..., MIDDLE] == 40).T).all()
-    for name in ("Paint to", "Paint from"):
-        page.get_by_label(name).fill("50")
-        page.get_by_label(name).press("Enter")
-    person.drag("axial", ((6, 2), (6, 9)), SHAPE, SPACING)
-    expect(page.get_by_role("alert")).to_contain_text("No pixel under the brush has one of these intensities.")
 
 
 def test_a_ball_is_painted_over_slices_and_undone(person: Person, tmp_path: Path) -> None:

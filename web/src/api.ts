@@ -13,7 +13,7 @@ export interface Overlay { modality: string | null; unit: string; hung_as: strin
 export interface Statistics { label: number; name: string; volume_ml: number | null; mean: number | null; sd: number | null; minimum: number | null; maximum: number | null; intensity_unit: string }
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
 export interface Info {
-  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; shape: number[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
+  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
   unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; files: number[]; warnings: string[]; overlay: Overlay | null; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; shape: number[]; structures: string[]; changed?: number; problem?: string }
@@ -37,7 +37,11 @@ export function about(error: unknown, names: string[]): unknown {
   return error instanceof Problem && error.status === 422 ? new Problem(named(error.message, names), error.status) : error
 }
 
-const UNANSWERED = 'The server does not answer.'
+export const SILENT = 'The server does not answer. Is medsam2 serve still running? What was done so far is kept.'
+let back = (): void => undefined
+
+/** What is done whenever the server answers. */
+export function onAnswer(what: () => void): void { back = what }
 
 async function asked(path: string, options: RequestInit = {}): Promise<Response> {
   let answer: Response
@@ -45,9 +49,9 @@ async function asked(path: string, options: RequestInit = {}): Promise<Response>
     answer = await fetch(`api/${path}`, { ...options, credentials: 'same-origin' })
   } catch (error) {
     if (error instanceof DOMException && error.name === 'AbortError') throw error
-    throw new Problem(UNANSWERED + ' Is medsam2 serve still running? What was done so far is kept.', 0)
+    throw new Problem(SILENT, 0)
   }
-  for (const each of document.querySelectorAll('.alert')) if (each.textContent?.startsWith(UNANSWERED)) each.remove() // it does again
+  back()
   if (answer.ok) return answer
   const told = (await answer.json().catch(() => ({}))) as { error?: string; choices?: string[] }
   throw new Problem(told.error ?? `The server answered ${answer.status}.`, answer.status, told.choices ?? [])

@@ -2,9 +2,17 @@
 
 export const SIZES = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32] // radius in pixels, of the finer side where they are not square
 
+/** Whether a code stands for an intensity within limits, as it is read: to half a step of the codes, so that the limits belong to it. */
+export function within(code: number, low: number, high: number, [from, to]: [number | null, number | null]): boolean {
+  const step = (high - low) / 65535
+  const value = low + code * step
+  return value >= (from ?? -Infinity) - step / 2 && value <= (to ?? Infinity) + step / 2
+}
+
 export class Stroke {
   readonly pixels: Uint8Array
   readonly line: [number, number][]
+  private crossed = false // whether it touched the image, whatever the intensities there
 
   constructor(readonly rows: number, readonly columns: number, private readonly spacing: [number, number], private readonly radius: number, readonly positive: boolean, from: [number, number], private readonly allowed: (pixel: number) => boolean = () => true) {
     this.pixels = new Uint8Array(rows * columns)
@@ -16,8 +24,8 @@ export class Stroke {
   to([y, x]: [number, number]): void {
     const [fromY, fromX] = this.line[this.line.length - 1]
     const [mmY, mmX] = this.spacing
-    const way = Math.max(Math.abs(y - fromY), Math.abs(x - fromX), (Math.max(Math.abs(y - fromY) * mmY, Math.abs(x - fromX) * mmX)) / Math.min(mmY, mmX) / Math.max(1, this.radius))
-    const steps = Math.max(1, Math.ceil(2 * way))
+    const step = Math.max(1, this.radius) * Math.min(mmY, mmX) // in mm: along thick slices a pixel is more than a radius
+    const steps = Math.max(1, Math.ceil(2 * Math.max(Math.abs(y - fromY) * mmY, Math.abs(x - fromX) * mmX) / step))
     for (let i = 1; i <= steps; i++) this.dab([fromY + ((y - fromY) * i) / steps, fromX + ((x - fromX) * i) / steps])
     this.line.push([y, x])
   }
@@ -35,7 +43,13 @@ export class Stroke {
     if (row >= 0 && row < this.rows && column >= 0 && column < this.columns) this.touch(row * this.columns + column)
   }
 
-  private touch(pixel: number): void { if (this.allowed(pixel)) this.pixels[pixel] = 1 }
+  private touch(pixel: number): void { this.crossed = true; if (this.allowed(pixel)) this.pixels[pixel] = 1 }
+
+  /** Why it touched nothing; empty where it did. */
+  get missed(): string {
+    if (!this.crossed) return 'The stroke lies outside of the image.'
+    return this.pixels.includes(1) ? '' : 'No pixel under the stroke has an intensity between from and to.'
+  }
 
   /** The structure as runs, start and length, with the stroke added to it or wiped off it. */
   over(labels: Uint8Array | null, label: number): number[] {

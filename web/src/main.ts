@@ -5,6 +5,7 @@ import { fill, h, icon, typing } from './dom'
 import * as memory from './memory'
 import { called, plural, reworded } from './names'
 import { Panel, TOOL_KEYS, missing, offered } from './panel'
+import { size as sizeOf } from './reading'
 import { Start } from './start'
 import { Sheet, SliceView } from './view'
 import { Work } from './work'
@@ -14,6 +15,8 @@ const alerts = h('div', { class: 'alerts', role: 'alert' })
 document.body.append(alerts)
 let opened: Work | null = null
 let leave = (): void => undefined // what is open
+
+api.onAnswer(() => { for (const each of [...alerts.children]) if (each.textContent === api.SILENT) each.remove() })
 
 /** Do something; if it fails, say why in words. */
 function attempt(what: Promise<unknown>): void {
@@ -89,7 +92,7 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   const undo = h('button', { class: 'edits', title: 'Undo (Z)', 'aria-label': 'Undo', onclick: () => attempt(work.undo()) }, icon('undo'))
   const redo = h('button', { class: 'edits', title: 'Redo (Y)', 'aria-label': 'Redo', onclick: () => attempt(work.redo()) }, icon('redo'))
   const status = h('p', { class: 'status', role: 'status', 'aria-live': 'polite' })
-  const size = info.kind === 'set' ? plural(info.planes[0].frames, 'image') : `${info.shape.join(' × ')} voxels${info.modality ? ` · ${info.modality}` : ''}`
+  const size = info.kind === 'set' ? plural(info.planes[0].frames, 'image') : `${sizeOf(info.planes)} voxels${info.modality ? ` · ${info.modality}` : ''}`
   const bar = h('header', { class: 'bar' },
     h('h1', {}, h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2')), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
     ...(memory.warnings(info.id) ?? info.warnings).slice(0, 2).map((text) => reworded(text, [])).map((text) => h('span', { class: 'warning', title: text }, text)),

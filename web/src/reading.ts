@@ -21,6 +21,11 @@ export function counted(plane: PlaneInfo | undefined): Count {
   return { axis: 'IJK'[along] ?? '', first: Math.min(...ends), last: Math.max(...ends), of, frame: (number) => Math.max(0, Math.min(most, Math.round((number - from) / step))) }
 }
 
+/** How many voxels a volume has along each axis of its file. */
+export function size(planes: PlaneInfo[]): string {
+  return ['I', 'J', 'K'].map((axis) => planes.find((each) => counted(each).axis === axis)?.frames ?? 1).join(' × ')
+}
+
 /** Intensity of a pixel; red, green and blue of a colour image. */
 export function intensity(frame: Frame, [y, x]: Spot): number[] {
   const at = Math.round(y) * frame.columns + Math.round(x)

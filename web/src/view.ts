@@ -1,6 +1,6 @@
 // One plane: the slice, what is outlined on it, and the gestures that outline it.
 import type { Frame, Plane } from './api'
-import { Stroke } from './brush'
+import { Stroke, within } from './brush'
 import { glow, grey, outlines, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
 import { fuse } from './fusion'
@@ -387,8 +387,7 @@ export class SliceView {
     const { frame } = this
     const [low, high] = this.work.range
     if (!frame || frame.channels === 3 || (low === null && high === null)) return () => true
-    const step = (frame.high - frame.low) / 65535
-    return (pixel) => { const value = frame.low + frame.codes[pixel] * step; return value + step >= (low ?? -Infinity) && value - step <= (high ?? Infinity) } // codes are rounded
+    return (pixel) => within(frame.codes[pixel], frame.low, frame.high, [low, high])
   }
 
   private end(): void {
@@ -400,11 +399,9 @@ export class SliceView {
       const complete = async (draft: Draft, label: number): Promise<Draft> => {
         const before = await this.work.labels(plane, t)
         const runs = stroke.over(before, label)
-        const missed = stroke.positive && !stroke.pixels.includes(1)
-        if (runs.length && !missed) return { ...draft, runs }
-        const here = plane === 'image' ? 'image' : 'slice'
-        if (missed) throw new Error(this.work.range.some((limit) => limit !== null) ? 'No pixel under the brush has one of these intensities.' : `Nothing of the ${here} lies under the brush.`)
-        if (!before.includes(label)) throw new Error(`There is nothing of it on this ${here}.`)
+        if (stroke.missed) throw new Error(stroke.missed)
+        if (runs.length) return { ...draft, runs }
+        if (!label || !before.includes(label)) throw new Error(`There is nothing of it on this ${plane === 'image' ? 'image' : 'slice'}.`)
         if (plane !== 'image') throw new Error('Nothing would be left on this slice; undo instead, or remove the structure.')
         return { ...draft, kind: 'box', points: [[0, 0], [stroke.rows - 1, stroke.columns - 1]], positive: [false] } // all of the image is outside
       }

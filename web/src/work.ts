@@ -301,9 +301,15 @@ export class Work {
     try {
       this.tell('pending')
       await this.next(async () => {
-        if (!chosen && !this.active) await this.begin('')
-        const label = chosen || this.label
-        await this.change('say', { ...(await fill(draft, label)), label })
+        const form = await fill(draft, chosen || (this.active ? this.label : 0)) // refused, it leaves no structure behind
+        const begun = !chosen && !this.active
+        if (begun) await this.begin('')
+        try {
+          await this.change('say', { ...form, label: chosen || this.label })
+        } catch (error) {
+          if (begun && error instanceof api.Problem && error.status === 422) await this.change('undo')
+          throw error
+        }
         this.first = false
         if (this.state.notes?.length) this.note(this.state.notes)
       })

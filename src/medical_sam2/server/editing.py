@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import say_count
 from medical_sam2.server import InvalidRequest
-from medical_sam2.server.gestures import answer_mask
+from medical_sam2.server.gestures import answer_mask, clicks_inside
 from medical_sam2.server.segmentation import (
     Frame,
     LabelMaps,
@@ -24,7 +24,7 @@ from medical_sam2.server.segmentation import (
     SessionVolume,
     draw_label,
 )
-from medical_sam2.server.state import State, Structure, default_colour, told_of_others
+from medical_sam2.server.state import Gesture, State, Structure, default_colour, told_of_others
 from medical_sam2.tracking.finishing import FinishingSteps, fill_holes, finish, load_ndimage
 from medical_sam2.tracking.limits import limits_of
 from medical_sam2.tracking.plan import array_axis, primary_view
@@ -262,6 +262,47 @@ def give_back(result: SessionResult, shown: LabelMaps, claims: LabelMaps) -> Ses
         labels.append(np.where(back, claim, now))
         beneath.append(np.where((labels[-1] != 0) & (labels[-1] != claim), claim, np.uint8(0)))
     return replace(result, labels=tuple(labels), beneath=tuple(beneath))
+
+
+def overwritten_labels(
+    image: SessionImage, state: State, result: SessionResult | None, gesture: Gesture, frame: Frame
+) -> set[int]:
+    """Other labels of a frame (H, W) that the outline of a gesture takes pixels of, as they are taken when it is applied."""
+    label, clicked = gesture.label, {int(frame[place]) for place in clicks_inside(gesture)}
+    anew = any(each.restarts for each in state.fresh if each.label == label)
+    known = set(result.voxels) if result else set[int]()
+    if not isinstance(image, SessionVolume) or (label in known and not anew):
+        return clicked - state.locked
+    order = state.priority
+    place = order.index(label) if label in order else 0
+    return ((clicked - known - {*order[:place]}) | {*order[place + 1 :]}) - state.locked
+
+
+def describe_kept(state: State, gesture: Gesture, frame: Frame, taken: set[int]) -> tuple[str, ...]:
+    """A line on what others keep of an outline.
+
+    Args:
+        state: before the gesture.
+        gesture: of clicks and boxes the network found the outline: a part that others keep is no loss.
+        frame: labels (H, W) before it.
+        taken: other labels that it takes pixels of.
+
+    Raises:
+        InvalidRequest: they keep all of it; of clicks that is told, as further ones may reach beyond.
+    """
+    mask, own = answer_mask(gesture, (frame.shape[0], frame.shape[1])), frame == gesture.label
+    seen = mask & np.isin(frame, [0, gesture.label, *taken])
+    keepers, left = {int(label) for label in np.unique(frame[mask & ~seen])}, int((mask & ~seen).sum())
+    if not left or (gesture.kind == "points" and not state.locked.isdisjoint(keepers)):
+        return ()
+    names = ", ".join(state.of(label).name for label in sorted(keepers))
+    remedy = "erase that there first or, while the new one was never applied, move it Up"
+    if not seen.any() or (gesture.drawn and (seen == own).all()):
+        said = f"all of it lies in {names}, which keeps what it has: {remedy}"
+        if gesture.kind == "points":
+            return (said,)
+        raise InvalidRequest(said)
+    return (f"{say_count(left, 'pixel', 'were')} left to {names}: {remedy}",) if gesture.drawn else ()
 
 
 def check_open(state: State, label: int) -> None:

@@ -210,6 +210,12 @@ def answer_mask(gesture: Gesture, shape_hw: tuple[int, int]) -> NDArray[np.bool_
     return decode_runs(gesture.answer, shape_hw) if gesture.answer else np.zeros(shape_hw, bool)
 
 
+def clicks_inside(gesture: Gesture) -> list[tuple[int, int]]:
+    """Row and column of each positive click."""
+    clicks = zip(gesture.points_yx, gesture.positive, strict=True) if gesture.kind == "points" else ()
+    return [(round(y), round(x)) for (y, x), positive in clicks if positive]
+
+
 def encode_runs(mask_hw: NDArray[np.bool_]) -> tuple[int, ...]:
     """The runs of a mask: start and length, row by row."""
     edges = np.flatnonzero(np.diff(mask_hw.ravel().astype(np.int8), prepend=0, append=0))

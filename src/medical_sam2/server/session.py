@@ -18,13 +18,15 @@ from medical_sam2.server.editing import (
     check_number,
     check_open,
     claim_pixels,
+    describe_kept,
     free_labels,
     give_back,
     keep_settled,
     number_for,
+    overwritten_labels,
     settled_structures,
 )
-from medical_sam2.server.gestures import answer_mask, check_gesture, encode_runs, frame_prompt
+from medical_sam2.server.gestures import answer_mask, check_gesture, clicks_inside, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.segmentation import (
     Frame,
@@ -152,12 +154,20 @@ class Session:
             self.image.check_prompts([each for each in state.with_gesture(gesture) if each.label == gesture.label])
             gesture = replace(gesture, id=version + 1)
             gesture = replace(gesture, answer=encode_runs(self._outline(state, gesture)))
+            left = self._left_to_others(state, gesture)
             before = self._clicked_on(state, gesture)
             history = self._journal.write(Step(version + 1, "say", gesture=gesture))
             if self._drawn is not None:
                 self._draw(self._drawn, gesture)
-            self.notes = () if before is None else self._noted(state, gesture, before)
+            self.notes = left if before is None else (*self._noted(state, gesture, before), *left)
             return history
+
+    def _left_to_others(self, state: State, gesture: Gesture) -> tuple[str, ...]:
+        """What others keep of an outline that is new; raises InvalidRequest if that is all of it."""
+        if not gesture.of_frame or not isinstance(self.image, SessionVolume):
+            return ()
+        frame = self.image.frame_labels(self._labels(), gesture.plane, gesture.t)
+        return describe_kept(state, gesture, frame, overwritten_labels(self.image, state, self._result(state), gesture, frame))
 
     def _clicked_on(self, state: State, gesture: Gesture) -> Frame | None:
         """Labels (H, W) of which a click may take something, or that are locked; of a volume tracking tells what was taken."""
@@ -166,7 +176,7 @@ class Session:
         return self.image.frame_labels(self._labels(), gesture.plane, gesture.t).copy()
 
     def _noted(self, state: State, gesture: Gesture, before: Frame) -> tuple[str, ...]:
-        clicked = {int(before[place]) for place in _clicks_inside(gesture)}
+        clicked = {int(before[place]) for place in clicks_inside(gesture)}
         locked = [f"{state.of(label).name} is locked there" for label in sorted(clicked & state.locked)]
         after = self.image.frame_labels(self._labels(), gesture.plane, gesture.t)
         taken = [] if isinstance(self.image, SessionVolume) else count_taken(before, after, [gesture.label], "pixel")
@@ -449,7 +459,8 @@ class Session:
             return
         frame = self.image.frame_labels(labels, gesture.plane, gesture.t)
         mask = answer_mask(gesture, (frame.shape[0], frame.shape[1]))
-        taken = {int(frame[place]) for place in _clicks_inside(gesture)} - self.history.state.locked
+        state = self.history.state
+        taken = overwritten_labels(self.image, state, self._result(state), gesture, frame)
         draw_label(frame, gesture.label, mask, {0, gesture.label, *taken})
         if len(claims := self._claims(self.history.state, gesture.id, [gesture.t])):
             frame[:] = np.where(frame, frame, claims[0])
@@ -473,12 +484,6 @@ class Session:
         history = self._journal.write(step)
         self._drawn = None
         return history
-
-
-def _clicks_inside(gesture: Gesture) -> list[tuple[int, int]]:
-    """Row and column of each positive click."""
-    clicks = zip(gesture.points_yx, gesture.positive, strict=True) if gesture.kind == "points" else ()
-    return [(round(y), round(x)) for (y, x), positive in clicks if positive]
 
 
 def _one_line(name: str) -> str:
