@@ -1,6 +1,7 @@
 """Volumes and segmentations: an array, where it lies in the patient, and nothing of who the patient is."""
 
 from collections.abc import Mapping
+from colorsys import hls_to_rgb
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import permutations
@@ -31,16 +32,24 @@ COLOURS: tuple[Colour, ...] = (
     (67, 170, 139),
     (255, 143, 171),
 )
-"""Of objects that were given none, in files, pictures and at the page; see `colour_of`."""
+"""Of the first objects that were given none, in files, pictures and at the page; see `colour_of`."""
+GOLDEN, LIGHTNESS = 0.618034, (0.42, 0.66, 0.5, 0.82, 0.58)
+"""Of further ones: the step between their hues, and how light they are."""
 
 
 def colour_of(label: int) -> Colour:
-    """The colour of an object that was given none; the ninth label begins anew.
+    """The colour of an object that was given none; from the ninth label on hues by the golden ratio, light and dark in turn.
 
-    >>> colour_of(9) == colour_of(1) == COLOURS[0]
+    >>> colour_of(1) == COLOURS[0]
     True
+    >>> colour_of(9) in COLOURS
+    False
     """
-    return COLOURS[(label - 1) % len(COLOURS)]
+    if label <= len(COLOURS):
+        return COLOURS[label - 1]
+    hue, lightness = label * GOLDEN % 1, LIGHTNESS[label % len(LIGHTNESS)]
+    red, green, blue = (round(255 * part) for part in hls_to_rgb(hue, lightness, 0.75))
+    return red, green, blue
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
@@ -173,7 +182,7 @@ class Segmentation:
         return tuple(sorted({int(label) for each in self.maps for slab in each for label in np.unique(slab)} - {0}))
 
     def colour(self, label: int) -> Colour:
-        """The colour of an object: the chosen one, or one of `COLOURS`."""
+        """The colour of an object: the chosen one, or that of `colour_of`."""
         return self.colours.get(label, colour_of(label))
 
     def mean_confidence(self, label: int) -> float | None:
