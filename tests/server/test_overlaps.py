@@ -52,7 +52,8 @@ def test_what_lies_in_part_in_another_one_is_shown_as_it_is_applied_and_told(edi
     y = int(np.argwhere(first)[0, 0])
     wide = np.zeros_like(first)
     wide[y : y + 3] = True
-    editor.do("say", **said | {"runs": encode_runs(wide)})
+    said["runs"] = encode_runs(wide)
+    editor.do("say", **said)
     place = editor.served.store.get(editor.id)
     assert any("left to structure 1" in note for note in place.notes)
     shown = place.frame_labels("axial", t)
@@ -61,13 +62,13 @@ def test_what_lies_in_part_in_another_one_is_shown_as_it_is_applied_and_told(edi
     assert (PLANES["axial"].apply(editor.labels, "LPS")[t] == shown).all()
 
 
-def drawn(editor: Editor, kind: str) -> tuple[int, dict[str, Any]]:
+def drawn(editor: Editor, kind: str) -> tuple[int, Any]:
     """A slice through the first structure, and what is drawn for the second one in the midst of it."""
     t, y, x = (round(each) for each in PLANES["axial"].project(editor.case.voxel(1), editor.case.volume.shape, "LPS"))
     mask = np.zeros(PLANES["axial"].apply(editor.labels, "LPS")[t].shape, bool)
     mask[y : y + 2, x : x + 2] = True
     corners = [[y, x], [y, x + 1], [y + 1, x + 1], [y + 1, x]]
-    forms: dict[str, dict[str, Any]] = {
+    forms: dict[str, Any] = {
         "mask": {"runs": encode_runs(mask)},
         "lasso": {"points": corners},
         "box": {"points": corners[::2]},
