@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError
-from medical_sam2.volume import COLOURS, Segmentation, Volume, add_to_layers, axis_codes, check_affine
+from medical_sam2.volume import COLOURS, Segmentation, Volume, add_to_layers, axis_codes, check_affine, colour_of
 from tests.strategies import codes, seeds, shapes
 
 DIRECTION = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
@@ -133,4 +133,12 @@ def test_layers_hold_every_object_whole(drawn: list[tuple[int, int]]) -> None:
 
 def test_an_object_without_a_colour_gets_one() -> None:
     found = Segmentation(np.zeros((1, 1, 1), np.uint8), np.eye(4), colours={2: (1, 2, 3)})
-    assert [found.colour(label) for label in (1, 2, 9)] == [COLOURS[0], (1, 2, 3), COLOURS[0]]
+    assert [found.colour(label) for label in (1, 2, 9)] == [COLOURS[0], (1, 2, 3), colour_of(9)]
+
+
+def test_many_objects_have_colours_that_differ() -> None:
+    colours = np.array([colour_of(label) for label in range(1, 41)])
+    assert [tuple(colour) for colour in colours[:8].tolist()] == list(COLOURS)
+    apart = np.abs(colours[:, None] - colours).max(axis=-1) + 255 * np.eye(len(colours), dtype=int)
+    assert apart.min() >= 12
+    assert ((colours >= 0) & (colours <= 255)).all()

@@ -32,24 +32,24 @@ COLOURS: tuple[Colour, ...] = (
     (67, 170, 139),
     (255, 143, 171),
 )
-"""Of objects that were given none, in files, pictures and at the page; see `colour_of`."""
-FIRST_HUE, GOLDEN, SHADES = (
-    0.06,
-    0.618034,
-    (0.55, 0.4, 0.72),
-)  # of further ones: hues and lightness
+"""Of the first objects that were given none, in files, pictures and at the page; see `colour_of`."""
+GOLDEN, LIGHTNESS = 0.618034, (0.42, 0.66, 0.5, 0.82, 0.58)
+"""Of further ones: the step between their hues, and how light they are."""
 
 
 def colour_of(label: int) -> Colour:
-    """The colour of an object that was given none: from the ninth on, hues that the golden ratio spreads, in three shades.
+    """The colour of an object that was given none; from the ninth label on hues by the golden ratio, light and dark in turn.
 
-    >>> colour_of(1) == COLOURS[0], len({colour_of(label) for label in range(1, 101)})
-    (True, 100)
+    >>> colour_of(1) == COLOURS[0]
+    True
+    >>> colour_of(9) in COLOURS
+    False
     """
-    if 1 <= label <= len(COLOURS):
+    if label <= len(COLOURS):
         return COLOURS[label - 1]
-    red, green, blue = hls_to_rgb((FIRST_HUE + label * GOLDEN) % 1, SHADES[label % len(SHADES)], 0.6)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    hue, lightness = label * GOLDEN % 1, LIGHTNESS[label % len(LIGHTNESS)]
+    red, green, blue = (round(255 * part) for part in hls_to_rgb(hue, lightness, 0.75))
+    return red, green, blue
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
@@ -182,7 +182,7 @@ class Segmentation:
         return tuple(sorted({int(label) for each in self.maps for slab in each for label in np.unique(slab)} - {0}))
 
     def colour(self, label: int) -> Colour:
-        """The colour of an object: the chosen one, or one of `COLOURS`."""
+        """The colour of an object: the chosen one, or that of `colour_of`."""
         return self.colours.get(label, colour_of(label))
 
     def mean_confidence(self, label: int) -> float | None:

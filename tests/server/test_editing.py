@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from medical_sam2 import io
 from medical_sam2.prompts import Point
 from medical_sam2.server.editing import split_structure
-from medical_sam2.server.gestures import encode_runs
 from medical_sam2.server.segmentation import SessionResult, SessionVolume
 from medical_sam2.server.state import Journal, State, Structure
 from medical_sam2.statistics import measure
@@ -214,62 +213,6 @@ def test_a_later_one_takes_from_those_below_it(editor: Editor) -> None:
     editor.track()
     assert (editor.labels[before == 1] == 3).any()
     assert not (editor.labels[before == 2] == 3).any()
-
-
-@pytest.mark.parametrize("kind", ["mask", "lasso", "box"])
-def test_what_lies_wholly_in_another_one_is_refused(editor: Editor, kind: str) -> None:
-    """It would vanish on its slice, and tracking would leave debris of it on others."""
-    editor.do("structures")
-    t, said = drawn(editor, kind)
-    assert "all of it lies in structure 1, which keeps what it has" in editor.do("say", 422, **said)["error"]
-    assert not editor.state["fresh"]
-    editor.do("structures/3/move", by=-2)
-    editor.do("say", **said)
-    shown = editor.served.store.get(editor.id).frame_labels("axial", t)
-    assert (shown == 3).any()
-    editor.track()
-    assert ((PLANES["axial"].apply(editor.labels, "LPS")[t] == 3) == (shown == 3)).all()
-
-
-def test_a_click_in_the_midst_of_another_one_says_who_keeps_it(editor: Editor) -> None:
-    editor.do("structures")
-    t, said = drawn(editor, "points")
-    editor.do("say", **said)
-    place = editor.served.store.get(editor.id)
-    assert len(place.notes) == 1
-    assert place.notes[0].startswith("all of it lies in structure 1, which keeps what it has")
-    assert not (place.frame_labels("axial", t) == 3).any()  # as it will be when it is applied
-
-
-def test_what_lies_in_part_in_another_one_is_shown_as_it_is_applied_and_told(editor: Editor) -> None:
-    editor.do("structures")
-    t, said = drawn(editor, "mask")
-    first = PLANES["axial"].apply(editor.labels, "LPS")[t] == 1
-    y = int(np.argwhere(first)[0, 0])
-    wide = np.zeros_like(first)
-    wide[y : y + 3] = True
-    editor.do("say", **said | {"runs": encode_runs(wide)})
-    place = editor.served.store.get(editor.id)
-    assert any("left to structure 1" in note for note in place.notes)
-    shown = place.frame_labels("axial", t)
-    assert ((shown == 1) == first).all()
-    editor.track()
-    assert (PLANES["axial"].apply(editor.labels, "LPS")[t] == shown).all()
-
-
-def drawn(editor: Editor, kind: str) -> tuple[int, dict[str, Any]]:
-    """A slice through the first structure, and what is drawn for the third one in the midst of it."""
-    t, y, x = (round(each) for each in PLANES["axial"].project(editor.case.voxel(1), editor.case.volume.shape, "LPS"))
-    mask = np.zeros(PLANES["axial"].apply(editor.labels, "LPS")[t].shape, bool)
-    mask[y : y + 2, x : x + 2] = True
-    corners = [[y, x], [y, x + 1], [y + 1, x + 1], [y + 1, x]]
-    forms: dict[str, dict[str, Any]] = {
-        "mask": {"runs": encode_runs(mask)},
-        "lasso": {"points": corners},
-        "box": {"points": corners[::2]},
-        "points": {"points": corners[:1], "positive": [True]},
-    }
-    return t, {"label": 3, "plane": "axial", "t": t, "kind": kind, **forms[kind]}
 
 
 def test_numbers_in_files(editor: Editor, tmp_path: Path) -> None:

@@ -42,26 +42,25 @@ def limited(person: Person, low: str, high: str) -> None:
 
 def test_the_limits_of_the_brush_belong_to_it(person: Person, tmp_path: Path) -> None:
     case = phantom("LPS")
-    array = np.random.default_rng(0).integers(38, 42, case.volume.shape).astype(np.int16)
-    array[0, 0, :2] = 0, 1000
+    array = np.random.default_rng(0).choice([0, 13, 37], case.volume.shape).astype(np.int16)  # 13 of 37: no whole code
     loaded(person, replace(case, volume=Volume(array, case.volume.affine)), tmp_path)
     pressed(person.page, "d")
     pressed(person.page, "]", 9)
-    limited(person, "39", "40")
+    limited(person, "13", "13")
     person.drag("axial", ((1, 1), (11, 9)), SHAPE, SPACING)
     changes(person.page, 1)
     there = PLANES["axial"].apply(array, case.code)[MIDDLE]
-    assert ((shown(person, case, "axial", MIDDLE) == 1) == np.isin(there, (39, 40))).all()
+    assert ((shown(person, case, "axial", MIDDLE) == 1) == (there == 13)).all()
 
 
 def test_strokes_along_thick_slices_leave_none_out(person: Person, tmp_path: Path) -> None:
-    case = phantom("LPS", spacing_mm=(1, 1, 6))
+    case = phantom("LPS", spacing_mm=(1, 1, 8))
     loaded(person, case, tmp_path)
     pressed(person.page, "d")
-    pressed(person.page, "[", 2)
+    pressed(person.page, "]")  # less than a slice across, and less than what the pointer moves at once
     t = PLANES["coronal"].apply(case.truth, case.code).shape[0] // 2
     height, width = shape = PLANES["coronal"].apply(case.truth, case.code)[t].shape
-    person.drag("coronal", ((0, 5), (height - 1, 5)), (height, width), (6, 1))
+    person.drag("coronal", ((0, 5), (height - 1, 5)), (height, width), (8, 1))
     changes(person.page, 1)
     found = shown(person, case, "coronal", t)
     assert found.shape == shape
