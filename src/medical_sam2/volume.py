@@ -33,8 +33,8 @@ COLOURS: tuple[Colour, ...] = (
     (255, 143, 171),
 )
 """Of the first objects that were given none, in files, pictures and at the page; see `colour_of`."""
-GOLDEN, LIGHTNESS = 0.618034, (0.42, 0.66, 0.5, 0.82, 0.58)
-"""Of further ones: the step between their hues, and how light they are."""
+FIRST_HUE, GOLDEN, LIGHTNESS = 0.04, 0.618034, (0.66, 0.42, 0.5, 0.78, 0.58)
+"""Of further ones: where their hues begin, the step between them, and how light they are: far from the first and each other."""
 
 
 def colour_of(label: int) -> Colour:
@@ -47,8 +47,8 @@ def colour_of(label: int) -> Colour:
     """
     if label <= len(COLOURS):
         return COLOURS[label - 1]
-    hue, lightness = label * GOLDEN % 1, LIGHTNESS[label % len(LIGHTNESS)]
-    red, green, blue = (round(255 * part) for part in hls_to_rgb(hue, lightness, 0.75))
+    lightness = LIGHTNESS[label % len(LIGHTNESS)]
+    red, green, blue = (round(255 * each) for each in hls_to_rgb((FIRST_HUE + label * GOLDEN) % 1, lightness, 0.75))
     return red, green, blue
 
 
