@@ -20,7 +20,7 @@ from medical_sam2.train.loop import RECIPE
 def trained_parts(run: Path) -> dict[str, Tensor]:
     """What a run trained, name → tensor in float16; raises SystemExit where it trained all, or something beside its parts."""
     recipe = read_config(run / RECIPE)
-    parts = tuple(recipe["parts"])
+    parts = tuple(recipe.get("parts", ()))
     if not parts:
         raise SystemExit(f"{run}: it trained all weights; name parts in its recipe")
     found, before = read_weights(run / "weights").weights, read_weights(recipe["start"]).weights

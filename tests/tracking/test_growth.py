@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.backbone import Features, FramePrediction, Memory
+from medical_sam2.model.nano import Nano
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.growth import END_FILE, grew, load_end_network, may_begin_at_end
@@ -182,3 +183,19 @@ def test_parts_of_another_network_are_refused_by_name(tmp_path: Path, tensors: d
     with pytest.raises(WeightsError, match=problem) as refused:
         load_end_network(Parts(), tmp_path / "model.safetensors")
     assert END_FILE in str(refused.value)
+
+
+def test_the_embedded_network_brings_such_parts_and_shares_the_rest() -> None:
+    segmenter = Segmenter.from_pretrained("nano", device="cpu")
+    network, other = segmenter.network, segmenter.end_network
+    assert isinstance(network, Nano)
+    assert isinstance(other, Nano)
+    assert other.vision_encoder is network.vision_encoder
+    assert other.memory_encoder is network.memory_encoder
+    first, second = (each.memory_attention.state_dict() for each in (network, other))
+    assert any(not tensor.equal(second[name]) for name, tensor in first.items())
+    frame = torch.rand(1, 3, network.image_size, network.image_size)
+    with torch.no_grad():
+        seen, same = network.encode(frame), other.encode(frame)
+    assert seen.top_BChw.equal(same.top_BChw), "what was seen serves both"
+    assert all(seen.own[name].equal(same.own[name]) for name in seen.own)
