@@ -152,16 +152,16 @@ def test_a_module_is_out_of_sight_only_where_nobody_else_could_miss_it() -> None
     code = "import sys, threading\nfrom medical_sam2.io.nifti import out_of_sight\nfrom importlib import import_module\n"
     code += """
 def found():
-    with out_of_sight("colorsys"):
+    with out_of_sight("wave"):
         try:
-            return bool(import_module("colorsys"))
+            return bool(import_module("wave"))
         except ModuleNotFoundError:
             return False
 alone, over = found(), threading.Event()
 threading.Thread(target=over.wait).start()
 with_another = found()
 over.set()
-print(alone, with_another, found(), bool(import_module("colorsys")))
+print(alone, with_another, found(), bool(import_module("wave")))
 """
     assert last_line(code) == "False True True True"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.backbone import Features, FramePrediction, Memory
-from medical_sam2.model.nano import Nano
+from medical_sam2.model.nano import Nano, nano
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.tracking.growth import END_FILE, grew, load_end_network, may_begin_at_end
@@ -146,42 +146,34 @@ def test_progress_counts_what_is_tracked_again() -> None:
     assert all(frame.done <= frame.total for frame in seen)
 
 
-class Parts(nn.Module):
-    """A network of two parts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.decoder = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x))
-
-
 def test_parts_beside_the_weights_replace_their_like_and_all_others_are_shared(tmp_path: Path) -> None:
-    network: Any = Parts()
+    network = nano(64)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert load_end_network(network, tmp_path / "model.safetensors") is None
-    save_file({"decoder.1.weight": torch.full((1, 3), 2.0, dtype=torch.float16)}, tmp_path / END_FILE)
+    save_file({"finest.bias": torch.full((16,), 2.0, dtype=torch.float16)}, tmp_path / END_FILE)
     other: Any = load_end_network(network, tmp_path / "model.safetensors")
-    assert other.encoder is network.encoder
-    assert other.decoder[1].weight.tolist() == [[2.0, 2.0, 2.0]]
-    assert other.decoder[0].weight.equal(network.decoder[0].weight)
-    assert other.decoder[0].weight is not network.decoder[0].weight
+    assert other.vision_encoder is network.vision_encoder
+    assert other.finest.bias.tolist() == [2.0] * 16
+    assert other.finest.weight.equal(network.finest.weight)
+    assert other.finest.weight is not network.finest.weight
     assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items()), "the network stays as it was"
+    assert load_end_network(Brightness(), tmp_path / "model.safetensors") is None, (
+        "a network of the user's own has no such parts"
+    )
 
 
 @pytest.mark.parametrize(
     ("tensors", "problem"),
     [
-        ({"decoder.1.weight": torch.ones(1, 4)}, "does not fit"),
-        ({"decoder.7.weight": torch.ones(1, 3)}, "does not fit"),
-        ({"decoder.1.weight": torch.full((1, 3), float("nan"))}, "NaN"),
+        ({"finest.bias": torch.ones(4)}, "does not fit"),
+        ({"finest.other": torch.ones(16)}, "does not fit"),
+        ({"finest.bias": torch.full((16,), float("nan"))}, "NaN"),
     ],
 )
 def test_parts_of_another_network_are_refused_by_name(tmp_path: Path, tensors: dict[str, Tensor], problem: str) -> None:
     save_file(tensors, tmp_path / END_FILE)
     with pytest.raises(WeightsError, match=problem) as refused:
-        load_end_network(Parts(), tmp_path / "model.safetensors")
+        load_end_network(nano(64), tmp_path / "model.safetensors")
     assert END_FILE in str(refused.value)
 
 

@@ -12,10 +12,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
 
-from torch import nn
-
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.backbone import Backbone
+from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import read_tensors
 from medical_sam2.volume import SliceConfidence
 
@@ -24,17 +23,17 @@ FEW = 3  # slices found on a side of the prompts, up to which they may lie at an
 LARGER = 3.0  # times the voxels beside the prompted slices, from which on the second answer is taken
 
 
-def load_end_network(network: nn.Module, weights: Path) -> Backbone | None:
+def load_end_network(network: object, weights: Path) -> Backbone | None:
     """The network with the parts beside its file of weights that learnt from ends of objects; all others are shared.
 
     Returns:
-        None where there is no such file.
+        None where there is no such file, or for a network of another kind.
 
     Raises:
         WeightsError: the file is broken, or of another network.
     """
     file = weights.with_name(END_FILE)
-    if not file.is_file():
+    if not isinstance(network, Sam2) or not file.is_file():
         return None
     tensors = {name: tensor.float() for name, tensor in read_tensors(file).items()}
     own = {name.split(".")[0] for name in tensors}
@@ -46,7 +45,7 @@ def load_end_network(network: nn.Module, weights: Path) -> Backbone | None:
     if any(not tensor.isfinite().all() for tensor in tensors.values()):
         raise WeightsError("it holds NaN or infinite numbers", "train it again, or remove the file", subject=file)
     other.load_state_dict(tensors, strict=False)
-    return cast("Backbone", other.eval())
+    return other.eval()
 
 
 def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int]) -> bool:
