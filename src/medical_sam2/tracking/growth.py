@@ -2,8 +2,8 @@
 
 From there tracking finds little: an object keeps the size of its small outline, or fades. Parts of the network that learnt from
 clips that begin at ends (`from_ends.safetensors`, beside the weights; the encoder and what makes memories stay) find far more
-there, and leak where an object is prompted in its middle. So where hardly a slice was found on one side of the prompts, the
-object is tracked once more with these parts, and their answer is taken where it is several times as large: on sets to train on
+there, and leak where an object is prompted in its middle. So where one slice was prompted, and hardly any was found on one side
+of it, the object is tracked once more with these parts, and their answer is taken where it is several times as large: on sets to train on
 that tells the two apart (docs/log.md, 2026-12-01).
 """
 
@@ -49,14 +49,14 @@ def load_end_network(network: object, weights: Path) -> Backbone | None:
 
 
 def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int]) -> bool:
-    """Whether hardly anything of an object was found on one side of its prompts, though the volume goes on there.
+    """Whether hardly anything was found on one side of the only slice that was prompted, though the volume goes on there.
 
     Args:
         rows: of one object in the view that was prompted.
         slices: on which it may be, by their index along the array axis.
     """
-    prompted = [row.slice for row in rows if row.prompted]
-    if not prompted:
+    prompted = {row.slice for row in rows if row.prompted}
+    if len(prompted) != 1:  # between several the parts find too much: they learnt from one
         return False
     found = [row.slice for row in rows if row.area_px and not row.prompted]
     first, last = min(prompted), max(prompted)
