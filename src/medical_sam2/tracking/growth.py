@@ -3,8 +3,8 @@
 From there tracking finds little: an object keeps the size of its small outline, or fades. Parts of the network that learnt from
 clips that begin at ends (`from_ends.safetensors`, beside the weights; the encoder and what makes memories stay) find far more
 there, and leak where an object is prompted in its middle. So where one slice was prompted, and hardly any was found on one side
-of it, the object is tracked once more with these parts, and their answer is taken where it is several times as large: on sets to train on
-that tells the two apart (docs/log.md, 2026-12-01).
+of it, the object is tracked once more with these parts, and their answer is taken where it is several times as large: on sets
+to train on that tells the two apart (docs/log.md, 2026-12-01).
 """
 
 import copy
