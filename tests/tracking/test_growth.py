@@ -108,6 +108,7 @@ def test_from_its_end_an_object_is_found_by_what_learnt_from_ends(kind: str, vie
     ]
     first = [row for row in found.confidence if row.view == found.confidence[0].view]
     assert len({row.slice for row in first}) == len(first), "one row a slice, of the answer that was taken"
+    assert [row.slice for row in first if row.prompted] == [3]
     assert max(row.area_px for row in first) == inside.sum((0, 1)).max()
 
 

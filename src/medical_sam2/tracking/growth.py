@@ -55,16 +55,14 @@ def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int]) -
         rows: of one object in the view that was prompted.
         slices: on which it may be, by their index along the array axis.
     """
-    prompted = {row.slice for row in rows if row.prompted}
+    prompted = [row.slice for row in rows if row.prompted]
     if len(prompted) != 1:  # between several the parts find too much: they learnt from one
         return False
-    found = [row.slice for row in rows if row.area_px and not row.prompted]
-    first, last = min(prompted), max(prompted)
-    sides = (
-        (sum(at < first for at in found), sum(at < first for at in slices)),
-        (sum(at > last for at in found), sum(at > last for at in slices)),
-    )
-    return any(here <= FEW and here < room for here, room in sides)
+    (place,) = prompted
+    found = [row.slice for row in rows if row.area_px]
+    before = sum(at < place for at in found), sum(at < place for at in slices)
+    after = sum(at > place for at in found), sum(at > place for at in slices)
+    return any(here <= FEW and here < room for here, room in (before, after))
 
 
 def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> bool:

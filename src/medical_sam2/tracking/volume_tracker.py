@@ -265,7 +265,7 @@ class GroupTracker:
                 self.warnings.append(describe_growth(label, before, after))
                 self._from_end.add(label)
                 way.fusions[label], way.banks[label] = fusion[label], banks[label]
-                self.rows[:] = [row for row in self.rows if row not in before]
+                self.rows[:at] = [row for row in self.rows[:at] if (row.object, row.view) != (label, way.view.code)]
             else:
                 del self.rows[at:]
 
