@@ -4,6 +4,8 @@ import csv
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +32,7 @@ from tests.io.making import Series, phantom
 from tests.io.test_dicom import AXIAL as AXIAL_GRID
 from tests.killing import each_death
 
+ROOT = Path(__file__).parents[2]
 SHAPE, AFFINE = (12, 10, 5), np.array([[-2.0, 0, 0, 40], [0, -2.0, 0, 30], [0, 0, 4.0, -50], [0, 0, 0, 1]])
 
 
@@ -334,6 +337,45 @@ def test_two_runs_in_one_folder_take_no_row_from_each_other(folder: Path) -> Non
     assert len([*first]) == 2
     assert len([*second]) == 2
     assert {case for case, _ in rows_of(folder)} == {f"{who}-{n}_T1w" for who in ("sub", "other") for n in range(3)}
+
+
+AT_WORK = """
+import sys
+from pathlib import Path
+from tests.batch.test_run import BatchSettings, Painter, read_table, segment_cases
+folder, part = Path(sys.argv[1]), (int(sys.argv[2]), int(sys.argv[3]))
+run = segment_cases(read_table(folder / "t.csv"), folder / "out", BatchSettings(), part=part, segmenter=Painter())
+print(next(run).case, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("part", "refused"), [((1, 1), True), ((1, 2), True), ((2, 2), False)])
+def test_cases_that_another_run_is_at_are_refused(folder: Path, part: tuple[int, int], refused: bool) -> None:
+    """A part beside others is not; and who was killed holds nothing."""
+    words = [sys.executable, "-c", AT_WORK, str(folder), *map(str, part)]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == f"sub-{part[0] - 1}_T1w\n"
+        before = left(folder / "out")
+        if refused:
+            with pytest.raises(InputError, match=r"another run is at work on sub-\d_T1w here.*wait until it has ended"):
+                outline(folder, part=(1, 2), existing="skip")
+            assert left(folder / "out") == before
+        else:
+            assert outline(folder, part=(1, 2), existing="skip") == ["sub-0_T1w", "sub-2_T1w"]
+        other.kill()
+    again = outline(folder, existing="skip")
+    assert f"sub-{part[0] - 1}_T1w" not in again
+    assert {case for case, _ in rows_of(folder)} == {f"sub-{n}_T1w" for n in range(3)}
+
+
+def test_a_disk_without_locks_refuses_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    assert len(outline(folder)) == 3
 
 
 def test_parts_make_the_whole(folder: Path) -> None:

@@ -96,6 +96,33 @@ def test_an_interrupted_run_says_how_to_go_on(workspace: Workspace, words: list[
     assert Path("out/least_sure.png").exists()
 
 
+HELD = """
+import sys
+from pathlib import Path
+from medical_sam2.io.atomic import claimed
+with claimed(["p2"], Path("out"), Path("out/cases/.claims")):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_run_over_the_same_cases_is_refused_in_one_line(workspace: Workspace, words: list[str]) -> None:
+    """It says nothing of how to go on, for it has done nothing."""
+    assert main(words) == 0
+    whole = workspace.files()
+    workspace.shown()
+    with subprocess.Popen([sys.executable, "-c", HELD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert main([*words, "--overwrite"]) == 2
+        told = "out: another run is at work on p2 here, or will be; wait until it has ended, or choose another folder"
+        assert workspace.shown()[1].splitlines() == [told]
+        assert main([*words, "--skip-existing"]) == 0, "nothing is left to do"
+        other.kill()
+    assert workspace.files() == whole
+    assert main([*words, "--overwrite"]) == 0
+
+
 def test_dry_run_checks_and_writes_nothing(workspace: Workspace, words: list[str]) -> None:
     before = workspace.files()
     assert main([*words, "--dry-run"]) == 0

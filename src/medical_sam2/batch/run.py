@@ -196,6 +196,7 @@ class BatchRun:
                 self.outcomes[case.name] = measure_again(kept[case.name], folder, case.image, settings.reading)
         self.others = () if self.part else load_others(folder, {case.name for case in cases})
         self.todo = [job for job in self.jobs if job.case.name not in self.outcomes]
+        self.began = False  # whether its tables are there
 
     def _check_place(self, existing: Existing, done: Mapping[str, CaseOutcome]) -> None:
         """Refuse a folder that cannot be written, results that nobody said what to do with, and files of others."""
@@ -214,13 +215,18 @@ class BatchRun:
 
         Args:
             work: outlines jobs and gives their outcomes as they are made, in any order.
+
+        Raises:
+            InputError: another run is at one of the cases, or is about to begin it.
         """
         self.folder.mkdir(exist_ok=True)
         (self.folder / REPORTS).mkdir(exist_ok=True)
-        with atomic.occupied(self.folder, self.folder / REPORTS / ".lock"):
+        claims = atomic.claimed([job.case.name for job in self.todo], self.folder, self.folder / REPORTS / ".claims")
+        with claims, atomic.occupied(self.folder, self.folder / REPORTS / ".lock"):
             for name in self.outcomes:
                 end_outcome(name, self.folder)  # a run may have been killed just before it did so
             self._write_tables()
+            self.began = True
             try:
                 for outcome in work(self.todo):
                     self.outcomes[outcome.case] = outcome

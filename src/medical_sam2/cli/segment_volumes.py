@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 
 from medical_sam2.batch import BatchSettings, TemplateFiles
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_faulty_rows
-from medical_sam2.batch.outputs import RESULTS, join_names
+from medical_sam2.batch.outputs import join_names
 from medical_sam2.batch.table import Check
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_memory_for_libraries
@@ -347,7 +347,7 @@ def _telling_how_to_go_on(run: "BatchRun") -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not (run.folder / f"{RESULTS}{run.part}.csv").exists():  # there is nothing that tells of anything
+        if not run.began:  # there is nothing that tells of anything
             raise
         outlined = sum(not each.problem for each in run.done())
         sheet = "" if run.part else ", and makes the sheet of the least sure"
