@@ -1,6 +1,7 @@
 """Fine-tuning: cases apart, a folder of weights that loads, a report; recipes that suit the network."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,36 @@ def test_the_same_cases_are_held_out_each_time_and_never_learnt_from(tmp_path: P
     assert not split_cases(dataset, 0, 1).held_out
     with pytest.raises(ConfigError, match="10 of 10 cases would be held out"):
         split_cases(dataset, 10, 1)
+
+
+def test_cases_with_the_same_image_lie_on_one_side(tmp_path: Path) -> None:
+    folder = volume_set(tmp_path, cases=8)
+    for copy in (2, 5):
+        shutil.copyfile(folder / "imagesTr" / "case0_0000.nii.gz", folder / "imagesTr" / f"case{copy}_0000.nii.gz")
+    dataset = read_data_set(folder)
+    for seed in range(8):
+        for held_out in (1, 3, 7):
+            split = split_cases(dataset, held_out, seed)
+            sides = [{case.identifier for case in side} for side in (split.train, split.held_out)]
+            assert {"case0", "case2", "case5"} <= sides[0] or {"case0", "case2", "case5"} <= sides[1]
+            assert all(sides)
+            assert len(sides[0]) + len(sides[1]) == 8
+            assert split.alike == (("case0", "case2", "case5"),)
+            assert len(sides[1]) <= max(3, held_out)
+
+
+def test_copies_of_a_single_image_are_refused_or_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = volume_set(tmp_path / "data", cases=3), tmp_path / "out"
+    for copy in (1, 2):
+        shutil.copyfile(folder / "imagesTr" / "case0_0000.nii.gz", folder / "imagesTr" / f"case{copy}_0000.nii.gz")
+    save_backbone(tiny_network(), tmp_path / "start")
+    command = ["finetune", str(folder), "-o", str(out), "--weights", str(tmp_path / "start"), "--steps", "1", *WORDS]
+    assert main([*command, "--held-out", "1"]) == 2
+    assert "all 3 cases have the same image" in (told := capsys.readouterr().err)
+    assert "--held-out 0" in told
+    assert not out.exists()
+    assert main([*command, "--held-out", "0"]) == 0
+    assert "case0, case1, case2 have the same image: they lie on one side of the split" in capsys.readouterr().err
 
 
 def test_nano_learns_faster_than_sam_2() -> None:
@@ -90,7 +121,10 @@ def test_with_one_case_the_remedy_is_named(tmp_path: Path, capsys: pytest.Captur
         (("--seed", "-1"), "--seed: -1 begins no random numbers; give 0 to 4294967295"),
         (("--steps", "0"), "--steps: 0 leaves nothing to learn; give 1 or more"),
         (("--most", "0"), "--most: 0 leaves nothing to learn; give 1 or more"),
-        (("--set", "foo=3"), "unknown setting 'foo'"),
+        (("--set", "ratte=1"), "unknown setting 'ratte'; did you mean 'rate'?"),
+        (("--set", "rate=fast"), "rate"),
+        (("--set", 'parts=["nothing."]'), "no weight of the network begins with 'nothing.'"),
+        (("--set", "adapter=lora"), "the image encoder of these weights has no attention to add to"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(
@@ -102,12 +136,13 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("device", ["warp", "cuda:99"])
+def test_a_device_that_is_none_is_refused_before_anything_is_written(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = volume_set(tmp_path / "data", cases=3)
-    assert main(["finetune", str(folder), "-o", str(tmp_path / "out"), "--device", "cuda:99"]) == 2
-    assert "there is no device 'cuda:99'" in capsys.readouterr().err
+    assert main(["finetune", str(folder), "-o", str(tmp_path / "out"), *WORDS[:-1], device]) == 2
+    assert device in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

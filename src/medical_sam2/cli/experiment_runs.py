@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from medical_sam2.cli.report import EVERY_S, Progress, print_note
 from medical_sam2.data.data_sets import DataSet, read_data_set
 from medical_sam2.data.prepare import CaseSplit, prepare_cases, split_cases
 from medical_sam2.data.prepare.units import stamp
-from medical_sam2.errors import ConfigError, MedicalSam2Error, say_count
+from medical_sam2.errors import ConfigError, MedicalSam2Error, list_first, say_count
 from medical_sam2.evaluate.methods import find_method
 from medical_sam2.evaluate.protocols import BEYOND_PAPER, PRESETS, PROTOCOLS, find_protocol
 from medical_sam2.evaluate.report import write_report
@@ -29,11 +30,12 @@ from medical_sam2.evaluate.study import EvaluationProgress, NetworkSettings, Stu
 from medical_sam2.io import load_json
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.model.device import choose_device
+from medical_sam2.model.image_encoders import insert_trainable
 from medical_sam2.model.nano import nano
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, save_backbone
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.train.config import Recipe, build_config, choose_recipe, override_settings, read_recipe
+from medical_sam2.train.config import Recipe, build_config, choose_recipe, freeze_others, override_settings, read_recipe
 from medical_sam2.train.distributed import ProcessGroup
 from medical_sam2.train.loop import NAME, TrainingRun, check_resumed, load_average, measure_steps, read_begun
 
@@ -102,15 +104,15 @@ def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> No
             raise ConfigError(f"{given} leaves nothing to learn", "give 1 or more", subject=f"--{name}")
     if not 0 <= options.seed < 2**32:
         raise ConfigError(f"{options.seed} begins no random numbers", "give 0 to 4294967295", subject="--seed")
+    choose_device(options.device)  # of which nothing is kept: it is refused before anything is prepared
     dataset = read_data_set(folder)
     begun = _go_on(output, dataset, options) if options.resume and (output / "run" / NAME).exists() else None
     if begun is not None and _is_finished(begun, output / "run", output / REPORT):
         return
     start, options = (begun.start, replace(options, seed=begun.seed)) if begun else (options.weights, options)
-    choose_device(options.device)
     network = load_backbone(start)
-    if begun is None:  # what is wrong in the settings is told before anything is prepared
-        _override(choose_recipe(network, start, output, seed=options.seed, steps=options.steps), options.settings)
+    if begun is None:
+        _check_settings(network, output, options)
     split = _split(dataset, output, options)
     print_note(f"{say_count(len(split.train), 'case')} to learn from, {len(split.held_out)} held out")
     pool = prepare_cases(dataset, split.train, output / "cases")
@@ -125,6 +127,17 @@ def finetune_network(folder: Path, output: Path, options: FinetuneOptions) -> No
     _write(output / REPORT, {**facts, **_names(split)})
     for line in _lines(dice):
         print_note(line)
+
+
+# A long preparation must not end with a setting that is none.
+def _check_settings(network: Sam2, output: Path, options: FinetuneOptions) -> None:
+    """Refuse settings that the recipe, or the network, does not have."""
+    usual = choose_recipe(network, options.weights, output, seed=options.seed, steps=options.steps)
+    recipe = _override(usual, options.settings)
+    if recipe.adapter != "none" or recipe.parts:
+        tried = deepcopy(network)
+        insert_trainable(tried, recipe.adapter, recipe.rank)
+        freeze_others(tried, recipe.parts)
 
 
 # What is not said again stays as it was; what is said otherwise would have no effect, or not the one that was meant.
@@ -159,6 +172,8 @@ def _split(dataset: DataSet, output: Path, options: FinetuneOptions) -> CaseSpli
         split = split_cases(dataset, options.held_out, options.seed, options.most)
         output.mkdir(parents=True, exist_ok=True)
         _write(output / SPLIT, _names(split))
+        for names in split.alike:
+            print_note(plain(f"{list_first(names)} have the same image: they lie on one side of the split"))
         return split
     names, cases = load_json(output / SPLIT, newest=None), {case.identifier: case for case in dataset.cases}
     learnt, held_out = (tuple(cases[name] for name in names[part] if name in cases) for part in ("train", "held_out"))
@@ -166,7 +181,7 @@ def _split(dataset: DataSet, output: Path, options: FinetuneOptions) -> CaseSpli
 
 
 def _names(split: CaseSplit) -> dict[str, Any]:
-    return {part: [case.identifier for case in cases] for part, cases in vars(split).items()}
+    return {part: [case.identifier for case in cases] for part, cases in (("train", split.train), ("held_out", split.held_out))}
 
 
 def _judge_before(

@@ -10,7 +10,9 @@ the others prepared.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,9 @@ from medical_sam2.data.prepare.units import (
     PrepareSettings,
     Unit,
     UnitReport,
+    checksums,
     digest_json,
+    files_of,
     report_failure,
     write_json,
 )
@@ -264,17 +268,19 @@ class CaseSplit:
 
     train: tuple[Case, ...]
     held_out: tuple[Case, ...]
+    alike: tuple[tuple[str, ...], ...] = ()  # cases whose images have the same bytes: they lie on one side
 
 
 def split_cases(dataset: DataSet, held_out: float, seed: int, most: int | None = None) -> CaseSplit:
-    """Set cases apart, at random but always the same ones for a seed.
+    """Set cases apart, at random but always the same ones for a seed; those with the same image lie on one side.
 
     Args:
-        held_out: share of them (under 1), or how many.
+        held_out: share of them (under 1), or how many; fewer where one image would lie on both sides (the first image's all
+            where there would be none).
         most: cases to learn from at most.
 
     Raises:
-        ConfigError: nothing would be left to learn from, or to judge by.
+        ConfigError: nothing would be left to learn from, or to judge by, or all cases have the same image.
     """
     cases = dataset.split("train")
     if not (0 <= held_out < 1 or (isfinite(held_out) and held_out >= 1 and held_out == int(held_out))):
@@ -291,7 +297,37 @@ def split_cases(dataset: DataSet, held_out: float, seed: int, most: int | None =
             f"{count} of {len(cases)} cases would be held out", "leave at least one to learn from", subject="--held-out"
         )
     order = [cases[int(n)] for n in np.random.default_rng(seed).permutation(len(cases))]
-    return CaseSplit(tuple(order[count : None if most is None else count + most]), tuple(order[:count]))
+    groups = _group_alike(order)
+    ends = [0, *accumulate(map(len, groups))]
+    if count:
+        count = max(ends[1], *(end for end in ends if end <= count))
+    if count == len(cases):
+        problem = f"all {count} cases have the same image, and who learns from one knows the others"
+        raise ConfigError(problem, "add cases, or let none judge with --held-out 0", subject=dataset.folder)
+    order = [case for group in groups for case in group]
+    alike = tuple(tuple(sorted(case.identifier for case in group)) for group in groups if len(group) > 1)
+    return CaseSplit(tuple(order[count : None if most is None else count + most]), tuple(order[:count]), alike)
+
+
+# Only files of the same size are read: copies are rare, and data sets large.
+def _group_alike(cases: Sequence[Case]) -> list[list[Case]]:
+    """Cases whose images have the same bytes together, else in their order."""
+    sizes = {case.identifier: _image_sizes(case) for case in cases}
+    count, groups = Counter(sizes.values()), dict[object, list[Case]]()
+    for case in cases:
+        size, key = sizes[case.identifier], case.identifier
+        if size and count[size] > 1:
+            with suppress(OSError):  # it is named when it is prepared
+                key = repr(checksums(replace(case, label=None)))
+        groups.setdefault(key, []).append(case)
+    return list(groups.values())
+
+
+def _image_sizes(case: Case) -> tuple[int, ...]:
+    """Bytes of each file of its images; none where one is missing."""
+    with suppress(OSError):
+        return tuple(file.stat().st_size for path in case.images for file in files_of(path))
+    return ()
 
 
 def prepare_cases(dataset: DataSet, cases: Sequence[Case], output: Path) -> Path:
