@@ -181,10 +181,19 @@ def test_mask_without_a_voxel(workspace: Workspace) -> None:
 
 
 def test_an_earlier_result_of_several_time_points(workspace: Workspace) -> None:
-    """What is advised must work: --frame is of the image."""
-    nib.save(nib.Nifti1Image(np.zeros((*SHAPE, 2), np.uint8), AFFINE), "was.nii.gz")
-    said = workspace.refused("--correct", "was.nii.gz", *CLICK)
-    assert said == "was.nii.gz: the image has 2 time points (frames); save the one that is meant as a file of its own"
+    """What is advised must work, as it does for --mask: --frame is of the image."""
+    array = np.zeros((*SHAPE, 2), np.uint8)
+    array[2:6, 2:6, :, 1] = 1
+    nib.save(nib.Nifti1Image(array, AFFINE), "was.nii.gz")
+    said = workspace.refused("--correct", "was.nii.gz", *CLICK, code=4)
+    assert said.startswith("was.nii.gz: the image has 2 time points (frames); ")
+    assert "--correct was.nii.gz#0" in said
+    assert "was.nii.gz: there is no frame 2 among 2" in workspace.refused("--correct", "was.nii.gz#2", *CLICK)
+    whole, second = workspace.files()["was.nii.gz"], ("--correct", "was.nii.gz#1", *CLICK)
+    assert "would replace an input" in workspace.refused(*second, "--overwrite", output="was.nii.gz")
+    workspace.done(*second)
+    assert (workspace.labels()[2:6, 2:6] == 1).all()
+    assert workspace.files()["was.nii.gz"] == whole
 
 
 def test_correction_that_is_ambiguous(workspace: Workspace) -> None:

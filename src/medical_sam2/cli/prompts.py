@@ -110,7 +110,7 @@ class PromptOptions(PointingOptions):
 
     Args:
         name: of the object of the command line's prompts; "2:NAME" names object 2.
-        correct: earlier result that the prompts mend; what they do not touch stays.
+        correct: earlier result that the prompts mend (FILE#2: time point 2 of it); what they do not touch stays.
     """
 
     name: Annotated[tuple[str, ...], REPEATED] = ()
@@ -276,7 +276,7 @@ class _VolumeReader:
         rule, found = _mask_rule(self.options), list[Outline]()
         for word in self.options.mask:
             file, frame = split_page(str(word))
-            with _naming_pages(file):
+            with naming_pages(file):
                 own = io.load_outlines(file, self.places.volume, rule, frame=frame)
             found += own if rule.each_label else self._corrected(own, str(word))
         return found
@@ -400,7 +400,7 @@ class _SetReader:
         return self.images.index(word[: colons[0]]), split_page(word[colons[0] + 1 :])
 
     def _outlines(self, file: Path, page: int | None, place: int, rule: MaskRule) -> list[Outline]:
-        with _naming_pages(file):
+        with naming_pages(file):
             image = self.images.picture(place)
             numbers, shape = read_label_map(file, page, like=image), image.shape
             if numbers.shape != shape:
@@ -447,13 +447,13 @@ def _mask_rule(options: PromptOptions | SetPromptOptions) -> MaskRule:
 
 
 @contextmanager
-def _naming_pages(file: Path) -> Iterator[None]:
+def naming_pages(file: Path, option: str = "--mask") -> Iterator[None]:
     """Where a mask has several pages, name them as the options of masks do; name the file in errors that do not."""
     try:
         yield
     except AmbiguousError as error:
         pages = any("--frame" in choice for choice in error.choices)
-        choices = (f"--mask {file}#0", f"--mask {file}#1 …") if pages else error.choices
+        choices = (f"{option} {file}#0", f"{option} {file}#1 …") if pages else error.choices
         raise AmbiguousError(error.problem, error.remedy, subject=file, choices=choices) from None
     except MedicalSam2Error as error:
         raise error.about(file) from None

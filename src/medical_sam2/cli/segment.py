@@ -10,8 +10,8 @@ from medical_sam2 import io
 from medical_sam2.cli import files, plain, report
 from medical_sam2.cli.files import OutputOptions, Reading
 from medical_sam2.cli.options import FLAG, FinishingOptions, InferenceOptions, TrackingOptions
-from medical_sam2.cli.prompts import PointingOptions, PromptOptions, split_page, volume_prompts
-from medical_sam2.errors import AmbiguousError, ConfigError, FormatError, InputError, gathering_unkept
+from medical_sam2.cli.prompts import PointingOptions, PromptOptions, naming_pages, split_page, volume_prompts
+from medical_sam2.errors import ConfigError, FormatError, gathering_unkept
 from medical_sam2.io import labels, registry
 from medical_sam2.io.labels import Outline
 from medical_sam2.io.prompt_file import NamedPrompts
@@ -99,8 +99,9 @@ def _tell_result(facts: Mapping[str, Any], done: files.OutputWriter, *, json: bo
 def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: InferenceOptions) -> None:
     """All about the files that can be known before the image is read: first what is read, then what is written."""
     masks = (split_page(str(word))[0] for word in prompts.mask)
-    inputs = [file, *masks, *(path for path in (prompts.prompts, prompts.correct) if path is not None)]
-    files.check_files(inputs, prompts.correct, outputs)
+    earlier, point = (None, None) if prompts.correct is None else split_page(str(prompts.correct))
+    inputs = [file, *masks, *(path for path in (prompts.prompts, earlier) if path is not None)]
+    files.check_files(inputs, earlier if point is None else None, outputs)  # its other time points would be lost
     files.check_memory_for_libraries()
     if options.overlap:
         files.check_overlap(outputs)
@@ -162,13 +163,9 @@ def _read(
 
 def _read_earlier(file: Path, image: Volume) -> tuple[Volume, list[Outline]]:
     """The result that is corrected, and its objects' names; --frame is of the image, and picks none of its time points."""
-    try:
-        with files.naming(file):
-            return io.load_named_labels(file, image)
-    except AmbiguousError as error:
-        if not any("--frame" in choice for choice in error.choices):
-            raise
-        raise InputError(error.problem, "save the one that is meant as a file of its own", subject=file) from None
+    path, point = split_page(str(file))
+    with files.naming(path), naming_pages(path, "--correct"):
+        return io.load_named_labels(path, image, frame=point)
 
 
 def _track(

@@ -185,18 +185,24 @@ def load_segmentation(path: str | os.PathLike[str], like: Volume, rule: MaskRule
     return Segmentation(flat, like.affine, names, layers=overlapping, colours=colours, image=like)
 
 
-def load_named_labels(path: str | os.PathLike[str], like: Volume) -> tuple[Volume, list[Outline]]:
+def load_named_labels(path: str | os.PathLike[str], like: Volume, *, frame: int | None = None) -> tuple[Volume, list[Outline]]:
     """Read labels as `load_labels` does, and what they, or a table beside them, call their objects, and in which colours.
 
     The outlines hold no voxels: the labels tell where objects are.
 
+    Args:
+        path, like: see `load_labels`.
+        frame: time point of labels in 4D, from 0.
+
     Raises:
         FormatError, GeometryError: as `load_labels`.
+        AmbiguousError: several time points.
+        InputError: a time point of a file of segments, or one that is not there.
         PromptError: segments of which none holds anything.
     """
     path = as_path(path)
     with guarded(path):
-        found, described = _load_labels(path, like)
+        found, described = _load_labels(path, like, frame)
         if described is None:
             bare = [Outline(label, labels.NOWHERE) for label in sorted(labels.labels_in(found.array))]
             return found, label_table.describe(bare, path)
@@ -205,11 +211,15 @@ def load_named_labels(path: str | os.PathLike[str], like: Volume) -> tuple[Volum
         return found, described
 
 
-def _load_labels(path: Path, like: Volume) -> tuple[Volume, list[Outline] | None]:
+def _load_labels(path: Path, like: Volume, frame: int | None = None) -> tuple[Volume, list[Outline] | None]:
     """Labels in the order of an image, and what segments call their objects, where the file holds such."""
     require_volume(like)
     own = _segmentation(path)
-    return (labels.fit(_label_volume(path, None), like), None) if own is None else own.load(path, like)
+    if own is None:
+        return labels.fit(_label_volume(path, frame), like), None
+    if frame is not None:
+        raise InputError(*labels.NEEDS_NOTHING)
+    return own.load(path, like)
 
 
 def _segmentation(path: Path) -> ModuleType | None:
