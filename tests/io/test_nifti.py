@@ -327,3 +327,17 @@ def test_labels_of_one_slice_or_of_a_time_point_have_three_dimensions(tmp_path: 
         volume = io.load(tmp_path / "a.nii", frame=1 if len(shape) == 4 else None)
         io.save((volume.array > 900).astype(np.uint8), tmp_path / "b.nii", volume)
         assert nib.load(tmp_path / "b.nii").shape == shape[:3]
+
+
+@pytest.mark.parametrize("further", [(1,), (1, 1)])
+def test_labels_keep_further_axes_of_a_single_entry(tmp_path: Path, further: tuple[int, ...]) -> None:
+    """Other programs compare shapes."""
+    nib.save(nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(4, 5, 6, *further), AFFINE), tmp_path / "a.nii")
+    volume = io.load(tmp_path / "a.nii")
+    labels = (volume.array > 60).astype(np.uint8)
+    io.save(labels, tmp_path / "b.nii", volume)
+    written, source = nib.load(tmp_path / "b.nii"), nib.load(tmp_path / "a.nii")
+    assert written.shape == source.shape == (4, 5, 6, *further)
+    assert np.array_equal(written.affine, source.affine)
+    assert np.array_equal(np.asarray(written.dataobj).reshape(4, 5, 6), labels)
+    assert np.array_equal(io.load_labels(tmp_path / "b.nii", volume).array, labels)

@@ -248,20 +248,27 @@ def _container_notes(path: Path, head: Content) -> list[str]:
 def save(array: NDArray[Any], path: Path, like: Volume) -> None:
     """Write an array in the grid of `like`; with `like` from a NIfTI file, its forms are repeated bit for bit.
 
-    Of a file in 2D the array has the two dimensions, too.
+    Of a file in 2D the file has the two dimensions, too, and of one with further axes of a single entry these axes.
     """
     origin = like.origin if isinstance(like, Loaded) and isinstance(like.origin, NiftiOrigin) else None
     wide = isinstance(origin.header, Nifti2Header) if origin else False
     header = Nifti2Header() if wide or max(array.shape) > 32767 else Nifti1Header()
     header.set_data_dtype(array.dtype)
-    flat = origin is not None and int(origin.header["dim"][0]) == 2
-    header.set_data_shape(array.shape[:2] if flat else array.shape)
+    header.set_data_shape(_stored_shape(array, origin.header if origin else None))
     write_forms(header, like.affine, origin.header if origin else None)
     header["vox_offset"], header["scl_slope"], header["scl_inter"] = len(header.binaryblock) + 4, 1, 0
     with atomic.writing(path) as stream, _packed(stream, path) as out:
         out.write(header.binaryblock + bytes(4))
         for k in range(array.shape[2]):
             out.write(array[:, :, k].astype(header.get_data_dtype(), copy=False).tobytes(order="F"))
+
+
+def _stored_shape(array: NDArray[Any], source: Header | None) -> tuple[int, ...]:
+    """The dimensions of labels beside a file: its own, but those of one time point of several."""
+    sizes = () if source is None else tuple(int(size) for size in source["dim"][1 : int(source["dim"][0]) + 1])
+    if len(sizes) == 2:
+        return array.shape[:2]
+    return array.shape if max(sizes[3:], default=1) > 1 else (*array.shape, *sizes[3:])
 
 
 def _packed(stream: BinaryIO, path: Path) -> AbstractContextManager[Any]:
