@@ -156,6 +156,8 @@ class BatchRun:
         cases, folder, settings, existing, part: see `segment_cases`.
     """
 
+    began = False  # whether its tables are there
+
     def __init__(
         self,
         cases: Sequence[BatchCase],
@@ -196,7 +198,6 @@ class BatchRun:
                 self.outcomes[case.name] = measure_again(kept[case.name], folder, case.image, settings.reading)
         self.others = () if self.part else load_others(folder, {case.name for case in cases})
         self.todo = [job for job in self.jobs if job.case.name not in self.outcomes]
-        self.began = False  # whether its tables are there
 
     def _check_place(self, existing: Existing, done: Mapping[str, CaseOutcome]) -> None:
         """Refuse a folder that cannot be written, results that nobody said what to do with, and files of others."""

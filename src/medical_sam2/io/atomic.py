@@ -146,7 +146,9 @@ def claimed(names: Iterable[str], folder: Path, lock_file: Path) -> Iterator[Non
 
 def _claim_in_order(lock: int, places: Mapping[int, str]) -> str:
     """The name of one that is taken, if any is; always in this order, so that of two who come at once one gets all."""
-    for place in sorted(places) if fcntl is not None else ():
+    if fcntl is None:  # Windows
+        return ""
+    for place in sorted(places):
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
         except (BlockingIOError, PermissionError):
