@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from medical_sam2 import io, preview
-from medical_sam2.batch import BatchCase
+from medical_sam2.batch import BatchCase, run
 from medical_sam2.batch.cases import find_cases
 from medical_sam2.batch.outputs import CaseOutcome, FoundObject, load_outcome, save_sheet
 from medical_sam2.batch.run import BatchRun, BatchSettings, segment_cases
@@ -336,6 +337,25 @@ def test_two_runs_in_one_folder_take_no_row_from_each_other(folder: Path) -> Non
     next(second)
     assert len([*first]) == 2
     assert len([*second]) == 2
+    assert {case for case, _ in rows_of(folder)} == {f"{who}-{n}_T1w" for who in ("sub", "other") for n in range(3)}
+
+
+def test_tables_of_two_runs_are_written_one_after_the_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one does all of its work while the first is about to write what it knows."""
+    first = segment_cases(read_table(folder / "t.csv"), folder / "out", BatchSettings(), segmenter=Painter())  # type: ignore[arg-type]
+    assert [next(first).case, next(first).case] == ["sub-0_T1w", "sub-1_T1w"]
+    (folder / "t.csv").write_text((folder / "t.csv").read_text().replace("sub-", "other-"))
+    second, write_now = threading.Thread(target=outline, args=(folder,)), run.write_tables
+
+    def write_late(*args: Any) -> None:
+        if not second.ident:
+            second.start()
+            second.join(timeout=1)  # it may be waiting for this
+        write_now(*args)
+
+    monkeypatch.setattr(run, "write_tables", write_late)
+    assert [each.case for each in first] == ["sub-2_T1w"]
+    second.join()
     assert {case for case, _ in rows_of(folder)} == {f"{who}-{n}_T1w" for who in ("sub", "other") for n in range(3)}
 
 

@@ -83,8 +83,7 @@ from medical_sam2.tracking.template import SEARCHED, Template
 from medical_sam2.train.adapt import adapt_to_outlines, warn_without_outlines
 from medical_sam2.volume import Segmentation, Volume
 
-ATTEMPTS = 3
-"""How often a case is tried whose worker dies."""
+ATTEMPTS = 3  # how often a case is tried whose worker dies
 DIED = "its worker died each time, most likely for want of memory; give fewer --workers"
 Existing = Literal["refuse", "skip", "redo changed", "overwrite"]
 
@@ -156,8 +155,6 @@ class BatchRun:
         cases, folder, settings, existing, part: see `segment_cases`.
     """
 
-    began = False  # whether its tables are there
-
     def __init__(
         self,
         cases: Sequence[BatchCase],
@@ -168,6 +165,7 @@ class BatchRun:
         part: tuple[int, int] = (1, 1),
     ) -> None:
         self.cases, self.folder, self.settings = tuple(cases[part[0] - 1 :: part[1]]), folder, settings
+        self.began = False  # whether its tables are there
         check_settings(settings)
         for files in {case.template for case in self.cases if case.template is not None}:
             if settings.adapt:
@@ -193,9 +191,8 @@ class BatchRun:
             raise InputError(problem, "say --redo-changed, or choose another folder", subject=folder)
         self.outcomes = {name: found for name, found in kept.items() if name not in self.changed}
         self.by_hand = tuple(case.name for case in self.cases if case.name in by_hand)
-        for case in self.cases:
-            if case.name in by_hand:
-                self.outcomes[case.name] = measure_again(kept[case.name], folder, case.image, settings.reading)
+        images = {case.name: case.image for case in self.cases}
+        self.outcomes |= {name: measure_again(kept[name], folder, images[name], settings.reading) for name in self.by_hand}
         self.others = () if self.part else load_others(folder, {case.name for case in cases})
         self.todo = [job for job in self.jobs if job.case.name not in self.outcomes]
 
@@ -220,8 +217,7 @@ class BatchRun:
         Raises:
             InputError: another run is at one of the cases, or is about to begin it.
         """
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / REPORTS).mkdir(exist_ok=True)
+        (self.folder / REPORTS).mkdir(parents=True, exist_ok=True)
         claims = atomic.claimed([job.case.name for job in self.todo], self.folder, self.folder / REPORTS / ".claims")
         with claims, atomic.occupied(self.folder, self.folder / REPORTS / ".lock"):
             for name in self.outcomes:
@@ -243,21 +239,26 @@ class BatchRun:
 
     def _write_tables(self) -> None:
         """Of these cases and those that earlier runs left, so that a shorter list of cases takes no row away."""
-        known = {*(case.name for case in self.cases), *(each.case for each in self.others)}
-        self.others += () if self.part else load_others(self.folder, known)  # of a run beside this one
-        write_tables([*self.done(), *self.others], self.folder, self.part)
+        with self._meeting_others():
+            write_tables([*self.done(), *self.others], self.folder, self.part)
+
+    @contextmanager
+    def _meeting_others(self) -> Iterator[None]:
+        """With what runs beside this one made since, and no other one that reads or writes what speaks of all cases."""
+        with atomic.alone(self.folder / REPORTS / ".tables.lock"):
+            known = {*(case.name for case in self.cases), *(each.case for each in self.others)}
+            self.others += () if self.part else load_others(self.folder, known)
+            yield
 
     def _write_shared(self) -> None:
         """What speaks of all cases is written by whoever does all of them."""
         if self.part:
             return
-        beside = [each for each in self.others if self._lies_so(each)]
-        for name, content in self.layout.describe([*self.done(), *beside], self.cases).items():
-            atomic.write_bytes(self.folder / name, content.encode())
-
-    def _lies_so(self, other: CaseOutcome) -> bool:
-        """Whether the labels of a case of an earlier run lie as this layout puts them."""
-        return other.files[-1] == self.layout.labels(BatchCase(other.case, self.folder), self.settings.suffix)
+        place, suffix = self.layout.labels, self.settings.suffix
+        with self._meeting_others():  # those count whose labels lie as this layout puts them
+            beside = [each for each in self.others if each.files[-1] == place(BatchCase(each.case, self.folder), suffix)]
+            for name, content in self.layout.describe([*self.done(), *beside], self.cases).items():
+                atomic.write_bytes(self.folder / name, content.encode())
 
     def done(self) -> list[CaseOutcome]:
         """What is known of the cases, in their order."""
@@ -292,9 +293,8 @@ def estimate_run(run: BatchRun, grids: Mapping[str, Volume], segmenter: Segmente
     slices = [min(each.shape) if views == 1 else sum(each.shape) * views / 3 for each in todo]
     if any(job.case.template for job in run.todo):
         slices = [count + 2 * SEARCHED for count in slices]
-    usual = median(slices) if slices else 100
     tuned = sum(job.case.reads_masks for job in run.todo)  # clicks and boxes are nothing to tune to
-    seconds = _seconds_per_slice(segmenter) * usual * len(run.todo) + run.settings.adapt * tuned
+    seconds = _seconds_per_slice(segmenter) * (median(slices) if slices else 100) * len(run.todo) + run.settings.adapt * tuned
     return BatchEstimate(seconds, memory, measured=False)
 
 
@@ -302,8 +302,8 @@ def _seconds_per_slice(segmenter: Segmenter) -> float:
     """Of a bright block in eight slices."""
     array = np.random.default_rng(0).normal(0, 20, (64, 64, 8)).astype(np.float32)
     array[20:44, 20:44] += 200
-    start = time.perf_counter()
-    segmenter.segment_volume(Volume(array, np.diag([1.0, 1.0, 3.0, 1.0])), [Box((18, 18, 4), (46, 46, 4))], views="one")
+    volume, start = Volume(array, np.diag([1.0, 1.0, 3.0, 1.0])), time.perf_counter()
+    segmenter.segment_volume(volume, [Box((18, 18, 4), (46, 46, 4))], views="one")
     return (time.perf_counter() - start) / array.shape[2]
 
 

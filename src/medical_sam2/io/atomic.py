@@ -123,6 +123,19 @@ def occupied(folder: Path, lock_file: Path) -> Iterator[None]:
         os.close(lock)
 
 
+@contextmanager
+def alone(lock_file: Path) -> Iterator[None]:
+    """Wait until no other process is in a block with this lock; a disk without locks lets everybody in."""
+    lock = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with suppress(OSError):
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 # A lock on a byte for each of them: one open file for thousands; network disks have such locks, and who dies leaves none.
 @contextmanager
 def claimed(names: Iterable[str], folder: Path, lock_file: Path) -> Iterator[None]:
