@@ -29,7 +29,7 @@ from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import check_correction, correct_labels, read_request, take_out
 from medical_sam2.tracking.cropping import Crop, CroppedImages, VolumePlan
 from medical_sam2.tracking.encoding import FeatureCache, FeatureStore, choose_encoder, content_key, fingerprint
-from medical_sam2.tracking.frames import FrameStack
+from medical_sam2.tracking.frames import FrameDone, FrameStack, TrackingProgress
 from medical_sam2.tracking.fusion import FUSIONS, Fusion, FusionFactory
 from medical_sam2.tracking.growth import load_end_network
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, check_set_prompts, choose_order, segment_set
@@ -39,7 +39,7 @@ from medical_sam2.tracking.plan import PLANES, by_window, check_named, order_obj
 from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig
-from medical_sam2.tracking.volume_tracker import FrameDone, GroupTracker, ResultOptions, TrackingProgress, VolumeTracker
+from medical_sam2.tracking.volume_tracker import GroupTracker, ResultOptions, VolumeTracker
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume, axis_codes
 

@@ -80,11 +80,13 @@ def test_a_prompt_with_hardly_a_slice_on_one_side_may_lie_at_an_end(
 
 def test_the_second_answer_must_find_several_times_as_much_beside_the_prompts() -> None:
     before = rows_of([0, 100, 10, 0], [1])
-    assert grew(before, rows_of([0, 100, 10, 20], [1]))
-    assert not grew(before, rows_of([0, 100, 10, 19], [1])), "the prompted slice does not count"
+    assert grew(before, rows_of([0, 100, 10, 20], [1]), 3.0)
+    assert not grew(before, rows_of([0, 100, 10, 19], [1]), 3.0), "the prompted slice does not count"
+    assert grew(before, rows_of([0, 100, 10, 3], [1]), 1.3)
+    assert not grew(before, rows_of([0, 100, 10, 2], [1]), 1.3)
     nothing = rows_of([0, 100, 0, 0], [1])
-    assert grew(nothing, rows_of([0, 100, 1, 0], [1]))
-    assert not grew(nothing, nothing)
+    assert grew(nothing, rows_of([0, 100, 1, 0], [1]), 3.0)
+    assert not grew(nothing, nothing, 3.0)
 
 
 @pytest.mark.parametrize("kind", ["mask", "click", "box"])

@@ -17,7 +17,7 @@ from medical_sam2.model.sam2 import ABSENT
 from medical_sam2.prompts import Mask, Prompt
 from medical_sam2.tracking.fusion import Mean
 from medical_sam2.tracking.plan import grouped
-from medical_sam2.tracking.view_tracker import ObjectBanks, TrackingConfig
+from medical_sam2.tracking.view_tracker import ObjectBanks, TrackingConfig, ViewTracker
 from medical_sam2.tracking.volume_tracker import GroupTracker
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, SIX_VIEWS, THREE_VIEWS, View
 from medical_sam2.volume import Volume
@@ -255,7 +255,7 @@ def test_further_views_come_by_likeness_to_the_first() -> None:
     for bright, expected in ((array, [CORONAL, SAGITTAL]), (array.transpose(1, 0, 2), [SAGITTAL, CORONAL])):
         volume = Volume(bright, np.eye(4))
         config = TrackingConfig(backbone, lambda x: backbone.encode(x[None]), volume, Window(0, 1), SelfSorting)
-        assert GroupTracker(config)._order_by_likeness(AXIAL, [CORONAL, SAGITTAL]) == expected
+        assert ViewTracker(config).order_by_likeness(AXIAL, [CORONAL, SAGITTAL]) == expected
 
 
 def test_banks_of_single_objects_as_one() -> None:

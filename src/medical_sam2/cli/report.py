@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from medical_sam2.cli.network import RunPlan
+    from medical_sam2.tracking.frames import FrameDone
     from medical_sam2.tracking.image_set import ImageMask
-    from medical_sam2.tracking.volume_tracker import FrameDone
 
 PACKAGES = ("medical-sam2", "torch", "numpy")
 SET = "images"  # kind of a report that `medsam2 suggest` reads

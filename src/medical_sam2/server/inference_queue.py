@@ -17,7 +17,7 @@ from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:  # torch is loaded while the page is already there
     from medical_sam2.segmenter import Segmenter
-    from medical_sam2.tracking.volume_tracker import FrameDone
+    from medical_sam2.tracking.frames import FrameDone
 
 ARENAS = -8  # M_ARENA_MAX of <malloc.h>
 MOST_ARENAS = 2  # glibc makes one for each thread otherwise, and each keeps what its thread once needed

@@ -29,7 +29,7 @@ from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
 if TYPE_CHECKING:
-    from medical_sam2.tracking.volume_tracker import FrameDone
+    from medical_sam2.tracking.frames import FrameDone
 
 IDLE_S, LIVENESS_S = 600.0, 60.0
 ANSWER_S = 10.0

@@ -31,8 +31,8 @@ from medical_sam2.volume import Segmentation, SliceConfidence, Volume
 
 if TYPE_CHECKING:  # torch is loaded while the page is already there
     from medical_sam2.segmenter import Segmenter
+    from medical_sam2.tracking.frames import FrameDone
     from medical_sam2.tracking.image_set import ImageMask
-    from medical_sam2.tracking.volume_tracker import FrameDone
 
 LabelMaps: TypeAlias = tuple[NDArray[np.uint8], ...]
 Frame: TypeAlias = NDArray[np.uint8]

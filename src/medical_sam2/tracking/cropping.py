@@ -16,11 +16,10 @@ from medical_sam2.intensity_window import content_box
 from medical_sam2.io.voxels import replace_non_finite
 from medical_sam2.prompts import Box, FramePrompt, Index, Mask, Point, Prompt
 from medical_sam2.strokes import Brush, Scribble, ShapeInterpolation, SliceRange, Stroke
-from medical_sam2.tracking.frames import Region, around_all, cut_prompt, prompt_extent
+from medical_sam2.tracking.frames import FrameDone, Region, around_all, cut_prompt, prompt_extent
 from medical_sam2.tracking.image_viewer import Images, is_picture
 from medical_sam2.tracking.limits import Limits, limits_of
 from medical_sam2.tracking.plan import TrackingPlan, array_axis, plan_tracking
-from medical_sam2.tracking.volume_tracker import FrameDone
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, Volume, bounding_box
 

@@ -397,3 +397,24 @@ class FrameStack:
     def to_frame(self, logits_Bhw: Tensor) -> NDArray[np.float32]:
         """Probabilities (B, H, W) in this view's pixels; 0 outside of the region."""
         return to_frame(logits_Bhw, self.shape_thw[1:], self.region)
+
+
+@dataclass(frozen=True)
+class FrameDone:
+    """Progress: one more frame was tracked."""
+
+    done: int  # frames so far
+    total: int  # frames that are planned, as far as it is planned
+    view: str  # code of the view
+    slice: int  # index along the array axis of the file
+    objects: tuple[int, ...]  # labels tracked
+    masks_bhw: NDArray[np.bool_]  # (B, H, W) bool, what was found, in the pixels of the view
+
+
+@dataclass(eq=False)
+class TrackingProgress:
+    """How far the work is, over all objects."""
+
+    on_frame: Callable[[FrameDone], None] | None = None  # called with each frame
+    planned: int = 0  # frames, as far as it is planned
+    done: int = 0  # frames

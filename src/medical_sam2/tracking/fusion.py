@@ -339,16 +339,18 @@ class StartingPoint:
     box_ijk: tuple[slice, slice, slice]
 
 
-def find_start(estimate: Slabs, view: View, axes: str) -> StartingPoint | None:
+def find_start(estimate: Slabs, view: View, axes: str, without: Sequence[int] = ()) -> StartingPoint | None:
     """Where an object is tracked from along a view; None where the estimate is empty.
 
     Args:
         estimate: probability (I, J, K), handed out slab by slab.
         view: the orientation.
         axes: directions of the array axes.
+        without: slices that count as empty, by their index along the array axis.
     """
     axis, *plane = view.order(axes)
     surplus = _excess_by_slice(estimate)
+    surplus[axis][list(without)] = 0
     if not surplus[axis].any():
         return None
     index, count = int(surplus[axis].argmax()), estimate.shape[axis]

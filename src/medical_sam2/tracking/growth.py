@@ -20,7 +20,8 @@ from medical_sam2.volume import SliceConfidence
 
 END_FILE = "from_ends.safetensors"
 FEW = 3  # slices found on a side of the prompts, up to which they may lie at an end of the object
-LARGER = 3.0  # times the voxels beside the prompted slices, from which on the second answer is taken
+LARGER = 3.0  # times the voxels beside the prompted slices, from which on their answer is taken
+FULLER = 1.3  # times those, from which on the answer from inside of it is taken
 
 
 def load_end_network(network: object, weights: Path) -> Backbone | None:
@@ -65,10 +66,10 @@ def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int]) -
     return any(here <= FEW and here < room for here, room in (before, after))
 
 
-def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> bool:
-    """Whether the second answer found several times as much of an object beside its prompted slices as the first one."""
+def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence], larger: float) -> bool:
+    """Whether the second answer found so many times as much of an object beside its prompted slices as the first one."""
     first, second = (sum(row.area_px for row in rows if not row.prompted) for rows in (before, after))
-    return second > 0 and second >= LARGER * first
+    return second > 0 and second >= larger * first
 
 
 def describe_growth(label: int, before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> str:

@@ -6,21 +6,24 @@ Shapes: B objects, H W frame.
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features, FramePrediction, Instruction, Memory, Recall, Wanted
 from medical_sam2.model.device import Later, is_helped, iterate_on_cores, later
-from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank
+from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank, cosine
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
+from medical_sam2.tracking.finishing import load_ndimage
 from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, answer_clicks, grow_region
+from medical_sam2.tracking.fusion import ObjectProbability, find_start
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
@@ -28,6 +31,7 @@ FRAMES_OF_A_PASS = 1_000_000  # more than any view has: frames of different pass
 SMALL = 0.25  # area of an outline or box over the largest one of its object, below which it is not remembered
 # what a click hit, below which the judge of clicks is asked (as long as a click takes): predicted IoU, share of the frame
 UNSURE, TINY = 0.35, 0.003
+SAMPLES = 5  # frames that the mean feature of a direction is taken from
 ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction
 
 
@@ -377,10 +381,48 @@ class ViewTracker:
         )
         return None if found is None else (t, *found)
 
+    def outline_inside(
+        self, view: View, estimate: ObjectProbability, prompted: Iterable[int]
+    ) -> tuple[int, NDArray[np.bool_], float] | None:
+        """What a click in the middle of an estimate means, on the frame where that is largest.
+
+        Args:
+            view: the orientation.
+            estimate: of an object.
+            prompted: frames that are left out.
+
+        Returns:
+            The frame, the mask (H, W) there, and its predicted IoU; None where nothing is found.
+        """
+        stack = self.frames(view)
+        start = find_start(estimate, view, self.config.volume.orientation, [stack.slice_index(t) for t in prompted])
+        if start is None:
+            return None
+        depth_hw = load_ndimage().distance_transform_edt(np.pad(start.mask_hw, 1))[1:-1, 1:-1]
+        y, x = np.unravel_index(depth_hw.argmax(), depth_hw.shape)
+        click, ask = {start.frame: FramePrompt.click(float(x), float(y))}, cache(partial(self.ask, view))
+        found = self.outline_clicks(view, click, ask)
+        found = found or (start.frame, *answer_clicks(stack.canvas, start.frame, click[start.frame], ask))
+        return found if found[1].any() else None
+
     def banks(self, labels: Iterable[int], view: View) -> dict[int, PolicyBank]:
         """Empty ones, one for each object, of which a view is the first that they see."""
         frames = self.frames(view).shape_thw[0]
         return {label: PolicyBank(self.config.policy, ordered=True, frames=frames) for label in labels}
+
+    def order_by_likeness(self, first: View, further: Sequence[View]) -> list[View]:
+        """Further orientations by likeness of their mean feature to the first one's; a reverse follows its direction."""
+        axes = list(dict.fromkeys(view.axis for view in further))
+        if len(axes) < 2:
+            return list(further)
+        mean = {view.axis: self._mean_feature(view) for view in (first, *further)}
+        likeness = {axis: float(cosine(mean[first.axis][None], feature[None])) for axis, feature in mean.items()}
+        return sorted(further, key=lambda view: (-likeness[view.axis], axes.index(view.axis)))
+
+    def _mean_feature(self, view: View) -> Tensor:
+        frames, features = self.frames(view).shape_thw[0], self.features(view)
+        places = np.linspace(0, frames - 1, SAMPLES + 2)[1:-1].round().astype(int)
+        return torch.stack([features(int(t)).summary_BC[0] for t in places]).mean(0)
 
     def frames(self, view: View, region: Region | None = None) -> FrameStack:
         """The volume as frames along a view, or a region of them."""

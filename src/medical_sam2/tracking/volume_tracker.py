@@ -15,21 +15,28 @@ from functools import cache, partial
 from itertools import chain
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medical_sam2.errors import say_count
 from medical_sam2.intensity_window import Window
 from medical_sam2.io.labels import labels_in
 from medical_sam2.io.voxels import NO_PLACE
-from medical_sam2.model.memory_bank import PolicyBank, cosine
+from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import FramePrompt
 from medical_sam2.strokes import joins_outlines
 from medical_sam2.tracking.confidence import count_areas, describe_ends_in, find_leaks_in, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
 from medical_sam2.tracking.finishing import remove_islands
-from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, group_regions, object_box, region_for
+from medical_sam2.tracking.frames import (
+    AskNetwork,
+    FrameDone,
+    FrameStack,
+    Region,
+    TrackingProgress,
+    group_regions,
+    object_box,
+    region_for,
+)
 from medical_sam2.tracking.fusion import (
     Agreement,
     Fusion,
@@ -41,7 +48,7 @@ from medical_sam2.tracking.fusion import (
     expect_between,
     find_start,
 )
-from medical_sam2.tracking.growth import describe_growth, grew, may_begin_at_end
+from medical_sam2.tracking.growth import FULLER, LARGER, describe_growth, grew, may_begin_at_end
 from medical_sam2.tracking.limits import Limits, redraw
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
@@ -60,31 +67,9 @@ from medical_sam2.tracking.view_tracker import FrameTime, TrackingConfig, Tracki
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers
 
-SAMPLES = 5  # frames that the mean feature of a direction is taken from
 BETWEEN = 0.5  # weight of an estimate by the shapes of outlines, beside what was found between them
 LEAST_WEIGHT = 0.05  # of an unsure frame
 AROUND = 1.5  # side of a region over the extent of the estimate that it is taken from
-
-
-@dataclass(frozen=True)
-class FrameDone:
-    """Progress: one more frame was tracked."""
-
-    done: int  # frames so far
-    total: int  # frames that are planned, as far as it is planned
-    view: str  # code of the view
-    slice: int  # index along the array axis of the file
-    objects: tuple[int, ...]  # labels tracked
-    masks_bhw: NDArray[np.bool_]  # (B, H, W) bool, what was found, in the pixels of the view
-
-
-@dataclass(eq=False)
-class TrackingProgress:
-    """How far the work is, over all objects."""
-
-    on_frame: Callable[[FrameDone], None] | None = None  # called with each frame
-    planned: int = 0  # frames, as far as it is planned
-    done: int = 0  # frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +115,10 @@ class GroupTracker:
     _judged: dict[tuple[int, int], float] = field(default_factory=dict)  # object, slice → predicted IoU of what a click means
     _answered: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)  # object, prompted frame → its mask there
     _from_end: set[int] = field(default_factory=set)  # objects that were prompted at an end
+    # those that were tracked from an outline inside, too, on a slice that nobody prompted: its index along the array axis
+    inside: dict[int, int] = field(default_factory=dict)
+    # their prompts, and the region that they were seen in
+    _from_inside: dict[int, tuple[Mapping[int, FramePrompt], Region | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.view_tracker = ViewTracker(self.config)
@@ -187,7 +176,7 @@ class GroupTracker:
         banks = self.view_tracker.banks(group.prompts, first)
         same = [view for view in further if view.axis == first.axis]
         others = [view for view in further if view.axis != first.axis]
-        for place, view in enumerate([first, *same, *self._order_by_likeness(first, others)]):
+        for place, view in enumerate([first, *same, *self.view_tracker.order_by_likeness(first, others)]):
             if place and not self.config.joint:
                 banks = self.view_tracker.banks(group.prompts, view)
             if view.axis == first.axis:
@@ -197,22 +186,26 @@ class GroupTracker:
                 joined = {label: own for label, own in prompts.items() if joins_outlines(group.given[label])}
                 expected = expect_between(joined, self.view_tracker.frames(view).canvas.pixel_hw)
                 way = _Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected, not further)
-                at_end = self._from_end & prompts.keys()
-                for labels, from_end in ((prompts.keys() - at_end, False), (at_end, True)):
+                inside = self._from_inside.keys() & prompts.keys()
+                at_end = (self._from_end & prompts.keys()) - inside
+                for labels, from_end in ((prompts.keys() - at_end - inside, False), (at_end, True)):
                     if labels:
                         self._track_pass(way.part(labels, from_end=from_end))
+                for label in inside:
+                    self._track_pass(replace(way.part([label], from_end=False), region=self._from_inside[label][1]))
                 if not place and new_fusion and self._end_tracker:
-                    self._track_from_ends(way, new_fusion)
+                    self._track_from_ends(way, group, new_fusion)
             else:
                 self._track_further_view(view, group, banks, fusions, place)
 
     def _prompts_along(self, group: Group, label: int, view: View) -> Mapping[int, FramePrompt]:
         """An object's prompts in a view of the plane that they lie in."""
+        own, _ = self._from_inside.get(label, (group.prompts[label], None))
         if view == group.view:
-            return group.prompts[label]
+            return own
         if view == group.view.reversed:
             frames = self.view_tracker.frames(view).shape_thw[0]
-            return {frames - 1 - t: prompt for t, prompt in group.prompts[label].items()}
+            return {frames - 1 - t: prompt for t, prompt in own.items()}
         return frame_prompts(self.config.volume, group.given[label], view)
 
     def _track_further_view(
@@ -248,26 +241,48 @@ class GroupTracker:
         volume = self.config.volume
         self.warnings += describe_strays(agreements, None if NO_PLACE in volume.warnings else volume.voxel_mm3)
 
-    def _track_from_ends(self, way: _Pass, new_fusion: Callable[[], Fusion]) -> None:
-        """Objects of which hardly a slice was found on one side of their prompts, once more, by what learnt from ends."""
+    def _track_from_ends(self, way: _Pass, group: Group, new_fusion: Callable[[], Fusion]) -> None:
+        """Objects that seem to be prompted at an end, once more: by what learnt from ends, then from inside of them, too."""
         stack = self.view_tracker.frames(way.view)
         slices = [stack.slice_index(t) for t in way.frames]
         for label, own in way.prompts.items():
-            before = [row for row in self.rows if (row.object, row.view) == (label, way.view.code)]
+            before = self._rows_of(label, way.view)
             if not may_begin_at_end(before, slices):
                 continue
             outlines = {t: self._outline_answered(label, t, prompt) for t, prompt in own.items()}
-            banks, fusion, at = self.view_tracker.banks([label], way.view), {label: new_fusion()}, len(self.rows)
-            self.progress.planned += len(way.frames)
-            self._track_pass(replace(way, prompts={label: outlines}, banks=banks, fusions=fusion, from_end=True))
-            after = self.rows[at:]
-            if grew(before, after):
-                self.warnings.append(describe_growth(label, before, after))
+            if self._track_again(replace(way, prompts={label: outlines}, from_end=True), new_fusion, LARGER):
                 self._from_end.add(label)
-                way.fusions[label], way.banks[label] = fusion[label], banks[label]
-                self.rows[:at] = [row for row in self.rows[:at] if (row.object, row.view) != (label, way.view.code)]
-            else:
-                del self.rows[at:]
+            if found := self.view_tracker.outline_inside(way.view, way.fusions[label], own):
+                t, mask, sure = found
+                both = outlines | {t: FramePrompt.mask(mask)}
+                ask = partial(self.view_tracker.ask, way.view)
+                ((region, _),) = self._choose_regions(way.view, replace(group, prompts={label: both}), ask)
+                self._judged[label, stack.slice_index(t)] = sure
+                if self._track_again(replace(way, prompts={label: both}, region=region), new_fusion, FULLER):
+                    self._from_inside[label], self.inside[label] = (both, region), stack.slice_index(t)
+            after = self._rows_of(label, way.view)
+            if after != before:
+                self.warnings.append(describe_growth(label, before, after))
+
+    def _rows_of(self, label: int, view: View) -> list[SliceConfidence]:
+        return [row for row in self.rows if (row.object, row.view) == (label, view.code)]
+
+    def _track_again(self, way: _Pass, new_fusion: Callable[[], Fusion], larger: float) -> bool:
+        """One object once more; whether the answer is so many times as large beside its prompt, and was taken."""
+        (label,) = way.prompts
+        before, at = self._rows_of(label, way.view), len(self.rows)
+        banks, fusion = self.view_tracker.banks([label], way.view), {label: new_fusion()}
+        self.progress.planned += len(way.frames)
+        self._track_pass(replace(way, banks=banks, fusions=fusion))
+        prompted = {row.slice for row in before if row.prompted}
+        after = [replace(row, prompted=row.slice in prompted) for row in self.rows[at:]]
+        if not grew(before, after, larger):
+            del self.rows[at:]
+            return False
+        self.rows[:at] = [row for row in self.rows[:at] if (row.object, row.view) != (label, way.view.code)]
+        self.rows[len(self.rows) - len(after) :] = after
+        way.fusions[label], way.banks[label] = fusion[label], banks[label]
+        return True
 
     def _outline_answered(self, label: int, t: int, prompt: FramePrompt) -> FramePrompt:
         """A click or a box on a frame as what it was taken for there; outlines stay."""
@@ -331,20 +346,6 @@ class GroupTracker:
         if progress.on_frame:
             total, index = max(progress.done, progress.planned), stack.slice_index(t)
             progress.on_frame(FrameDone(progress.done, total, stack.view.code, index, labels, masks_bhw))
-
-    def _order_by_likeness(self, first: View, further: Sequence[View]) -> list[View]:
-        """Further orientations by likeness of their mean feature to the first one's; a reverse follows its direction."""
-        axes = list(dict.fromkeys(view.axis for view in further))
-        if len(axes) < 2:
-            return list(further)
-        mean = {view.axis: self._mean_feature(view) for view in (first, *further)}
-        likeness = {axis: float(cosine(mean[first.axis][None], feature[None])) for axis, feature in mean.items()}
-        return sorted(further, key=lambda view: (-likeness[view.axis], axes.index(view.axis)))
-
-    def _mean_feature(self, view: View) -> Tensor:
-        frames, features = self.view_tracker.frames(view).shape_thw[0], self.view_tracker.features(view)
-        places = np.linspace(0, frames - 1, SAMPLES + 2)[1:-1].round().astype(int)
-        return torch.stack([features(int(t)).summary_BC[0] for t in places]).mean(0)
 
 
 def limited(found: ObjectProbability, group: Group, label: int) -> ObjectProbability:
@@ -419,7 +420,7 @@ class VolumeTracker:
         confidence = np.zeros(volume.shape[axis])
         rows = [row for row in tracker.rows if (row.object, row.view) == (label, group.view.code)]
         confidence[[row.slice for row in rows]] = [row.confidence for row in rows]
-        prompted = [row.slice for row in rows if row.prompted]
+        prompted = [row.slice for row in rows if row.prompted or row.slice == tracker.inside.get(label)]
         seen = TrackedObject(fusion, lambda i: window.apply(volume.array[i]), axis, prompted, confidence, volume.spacing_mm)
         found = apply_consensus(self.options.gate, seen, fusion, self.options.slice_judge)
         if isinstance(found, RefinedProbability):
