@@ -4,24 +4,38 @@ From there tracking finds little: an object keeps the size of its small outline,
 clips that begin at ends (`from_ends.safetensors`, beside the weights; the encoder and what makes memories stay) find far more
 there, and leak where an object is prompted in its middle. So where one slice was prompted, and hardly any was found on one side
 of it, the object is tracked once more with these parts, and their answer is taken where it is several times as large: on sets
-to train on that tells the two apart (docs/log.md, 2026-12-01).
+to train on that tells the two apart (docs/log.md, 2026-12-01). Then the network is asked what a click in the middle of the
+largest slice of all that means, for a click says nothing of a size, where an outline at an end says a wrong one; and the object
+is tracked from that outline and the prompt together.
 """
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from medical_sam2.errors import WeightsError
 from medical_sam2.model.backbone import Backbone
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import read_tensors
+from medical_sam2.tracking.fusion import Fusion
 from medical_sam2.volume import SliceConfidence
 
 END_FILE = "from_ends.safetensors"
 FEW = 3  # slices found on a side of the prompts, up to which they may lie at an end of the object
-LARGER = 3.0  # times the voxels beside the prompted slices, from which on their answer is taken
-FULLER = 1.3  # times those, from which on the answer from inside of it is taken
+LARGER = 3.0  # times the voxels beside the prompted slices, from which on another answer is taken
+
+
+@dataclass(frozen=True)
+class Retracking:
+    """What tracking an object once more needs."""
+
+    new_fusion: Callable[[], Fusion]  # makes an empty one
+    refine: Callable[[int, Fusion], NDArray[np.bool_]]  # what was found of an object (I, J, K), as it would be told by now
 
 
 def load_end_network(network: object, weights: Path) -> Backbone | None:
@@ -66,16 +80,18 @@ def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int]) -
     return any(here <= FEW and here < room for here, room in (before, after))
 
 
-def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence], larger: float) -> bool:
-    """Whether the second answer found so many times as much of an object beside its prompted slices as the first one."""
+def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> bool:
+    """Whether another answer found several times as much of an object beside its prompted slices as the first one."""
     first, second = (sum(row.area_px for row in rows if not row.prompted) for rows in (before, after))
-    return second > 0 and second >= larger * first
+    return second > 0 and second >= LARGER * first
 
 
-def describe_growth(label: int, before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> str:
-    """A line for an object of which the second answer was taken."""
+def describe_growth(label: int, before: Sequence[SliceConfidence], after: Sequence[SliceConfidence], *, inside: bool) -> str:
+    """A line for an object of which another answer was taken, maybe from inside of what was found from the end."""
+    once_more = ", and outlined once more from inside," if inside else ","
     spans = [len({row.slice for row in rows if row.area_px}) for rows in (before, after)]
     return (
-        f"object {label} seems to be prompted at one of its ends: it was followed as it grows from there, through {spans[1]} "
-        f"slices in place of {spans[0]}; look at its other end, or prompt the slice on which it is largest, which is surer"
+        f"object {label} seems to be prompted at one of its ends: it was followed as it grows from there{once_more} "
+        f"through {spans[1]} slices in place of {spans[0]}; look at its other end, or prompt the slice on which it is largest, "
+        "which is surer"
     )

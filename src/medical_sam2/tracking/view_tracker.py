@@ -23,7 +23,7 @@ from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
 from medical_sam2.tracking.finishing import load_ndimage
 from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, answer_clicks, grow_region
-from medical_sam2.tracking.fusion import ObjectProbability, find_start
+from medical_sam2.tracking.fusion import find_start
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
@@ -382,20 +382,20 @@ class ViewTracker:
         return None if found is None else (t, *found)
 
     def outline_inside(
-        self, view: View, estimate: ObjectProbability, prompted: Iterable[int]
+        self, view: View, found_IJK: NDArray[np.bool_], prompted: Iterable[int]
     ) -> tuple[int, NDArray[np.bool_], float] | None:
-        """What a click in the middle of an estimate means, on the frame where that is largest.
+        """What a click in the middle of what was found means, on the frame where that is largest.
 
         Args:
             view: the orientation.
-            estimate: of an object.
+            found_IJK: of an object.
             prompted: frames that are left out.
 
         Returns:
             The frame, the mask (H, W) there, and its predicted IoU; None where nothing is found.
         """
         stack = self.frames(view)
-        start = find_start(estimate, view, self.config.volume.orientation, [stack.slice_index(t) for t in prompted])
+        start = find_start(found_IJK, view, self.config.volume.orientation, [stack.slice_index(t) for t in prompted])
         if start is None:
             return None
         depth_hw = load_ndimage().distance_transform_edt(np.pad(start.mask_hw, 1))[1:-1, 1:-1]

@@ -8,7 +8,7 @@ memory.
 Shapes: I J K voxels, B objects, T frames, H W frame.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -48,7 +48,7 @@ from medical_sam2.tracking.fusion import (
     expect_between,
     find_start,
 )
-from medical_sam2.tracking.growth import FULLER, LARGER, describe_growth, grew, may_begin_at_end
+from medical_sam2.tracking.growth import Retracking, describe_growth, grew, may_begin_at_end
 from medical_sam2.tracking.limits import Limits, redraw
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
@@ -115,9 +115,8 @@ class GroupTracker:
     _judged: dict[tuple[int, int], float] = field(default_factory=dict)  # object, slice → predicted IoU of what a click means
     _answered: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)  # object, prompted frame → its mask there
     _from_end: set[int] = field(default_factory=set)  # objects that were prompted at an end
-    # those that were tracked from an outline inside, too, on a slice that nobody prompted: its index along the array axis
-    inside: dict[int, int] = field(default_factory=dict)
-    # their prompts, and the region that they were seen in
+    inside: dict[int, int] = field(default_factory=dict)  # those outlined inside, too → slice, along the array axis
+    # their prompts, with that outline, and the region that they were seen in
     _from_inside: dict[int, tuple[Mapping[int, FramePrompt], Region | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,20 +124,14 @@ class GroupTracker:
         other = self.config.end_backbone
         self._end_tracker = None if other is None else ViewTracker(replace(self.config, backbone=other))
 
-    def run(
-        self,
-        group: Group,
-        views: Sequence[View],
-        fusions: dict[int, Fusion],
-        new_fusion: Callable[[], Fusion] | None = None,
-    ) -> None:
+    def run(self, group: Group, views: Sequence[View], fusions: dict[int, Fusion], again: Retracking | None = None) -> None:
         """Track a group along every view, its own first, and add what is found to the fusion of each object.
 
         Args:
             group: the objects.
             views: of the volume.
             fusions: object → its fusion; that of an object prompted at an end of its own is another one afterwards.
-            new_fusion: makes an empty one; without it nothing is tracked twice.
+            again: what tracking an object once more needs; without it nothing is tracked twice.
         """
         ask = cache(partial(self.view_tracker.ask, views[0]))
         prompts = {label: self._outline_clicks(views[0], label, own, ask) for label, own in group.prompts.items()}
@@ -146,7 +139,7 @@ class GroupTracker:
         regions = self._choose_regions(views[0], group, ask)
         self.progress.planned += (len(regions) - 1) * sum(self.view_tracker.frames(view).shape_thw[0] for view in views)
         for region, labels in regions:
-            self._track_region(group.part(labels), views, fusions, region, new_fusion)
+            self._track_region(group.part(labels), views, fusions, region, again)
 
     def _outline_clicks(
         self, view: View, label: int, own: Mapping[int, FramePrompt], ask: AskNetwork
@@ -165,12 +158,7 @@ class GroupTracker:
         return group_regions(canvas, {label: object_box(canvas, own, ask) for label, own in group.prompts.items()})
 
     def _track_region(
-        self,
-        group: Group,
-        views: Sequence[View],
-        fusions: dict[int, Fusion],
-        region: Region | None,
-        new_fusion: Callable[[], Fusion] | None,
+        self, group: Group, views: Sequence[View], fusions: dict[int, Fusion], region: Region | None, again: Retracking | None
     ) -> None:
         first, further = views[0], views[1:]
         banks = self.view_tracker.banks(group.prompts, first)
@@ -193,8 +181,8 @@ class GroupTracker:
                         self._track_pass(way.part(labels, from_end=from_end))
                 for label in inside:
                     self._track_pass(replace(way.part([label], from_end=False), region=self._from_inside[label][1]))
-                if not place and new_fusion and self._end_tracker:
-                    self._track_from_ends(way, group, new_fusion)
+                if not place and again and self._end_tracker:
+                    self._track_from_ends(way, group, again)
             else:
                 self._track_further_view(view, group, banks, fusions, place)
 
@@ -241,7 +229,7 @@ class GroupTracker:
         volume = self.config.volume
         self.warnings += describe_strays(agreements, None if NO_PLACE in volume.warnings else volume.voxel_mm3)
 
-    def _track_from_ends(self, way: _Pass, group: Group, new_fusion: Callable[[], Fusion]) -> None:
+    def _track_from_ends(self, way: _Pass, group: Group, again: Retracking) -> None:
         """Objects that seem to be prompted at an end, once more: by what learnt from ends, then from inside of them, too."""
         stack = self.view_tracker.frames(way.view)
         slices = [stack.slice_index(t) for t in way.frames]
@@ -250,33 +238,32 @@ class GroupTracker:
             if not may_begin_at_end(before, slices):
                 continue
             outlines = {t: self._outline_answered(label, t, prompt) for t, prompt in own.items()}
-            if self._track_again(replace(way, prompts={label: outlines}, from_end=True), new_fusion, LARGER):
+            if self._track_again(replace(way, prompts={label: outlines}, from_end=True), again, before):
                 self._from_end.add(label)
-            if found := self.view_tracker.outline_inside(way.view, way.fusions[label], own):
+            if found := self.view_tracker.outline_inside(way.view, again.refine(label, way.fusions[label]), own):
                 t, mask, sure = found
                 both = outlines | {t: FramePrompt.mask(mask)}
                 ask = partial(self.view_tracker.ask, way.view)
                 ((region, _),) = self._choose_regions(way.view, replace(group, prompts={label: both}), ask)
                 self._judged[label, stack.slice_index(t)] = sure
-                if self._track_again(replace(way, prompts={label: both}, region=region), new_fusion, FULLER):
+                if self._track_again(replace(way, prompts={label: both}, region=region), again, before):
                     self._from_inside[label], self.inside[label] = (both, region), stack.slice_index(t)
             after = self._rows_of(label, way.view)
             if after != before:
-                self.warnings.append(describe_growth(label, before, after))
+                self.warnings.append(describe_growth(label, before, after, inside=label in self.inside))
 
     def _rows_of(self, label: int, view: View) -> list[SliceConfidence]:
         return [row for row in self.rows if (row.object, row.view) == (label, view.code)]
 
-    def _track_again(self, way: _Pass, new_fusion: Callable[[], Fusion], larger: float) -> bool:
-        """One object once more; whether the answer is so many times as large beside its prompt, and was taken."""
-        (label,) = way.prompts
-        before, at = self._rows_of(label, way.view), len(self.rows)
-        banks, fusion = self.view_tracker.banks([label], way.view), {label: new_fusion()}
+    def _track_again(self, way: _Pass, again: Retracking, before: Sequence[SliceConfidence]) -> bool:
+        """One object once more; whether the answer was taken, for it is so much larger than the first one."""
+        (label,), at = way.prompts, len(self.rows)
+        banks, fusion = self.view_tracker.banks([label], way.view), {label: again.new_fusion()}
         self.progress.planned += len(way.frames)
         self._track_pass(replace(way, banks=banks, fusions=fusion))
         prompted = {row.slice for row in before if row.prompted}
         after = [replace(row, prompted=row.slice in prompted) for row in self.rows[at:]]
-        if not grew(before, after, larger):
+        if not grew(before, after):
             del self.rows[at:]
             return False
         self.rows[:at] = [row for row in self.rows[:at] if (row.object, row.view) != (label, way.view.code)]
@@ -401,7 +388,7 @@ class VolumeTracker:
             if len(self._waiting) + len(group.prompts) > most:
                 self._enter_labels()
             own = {label: self._fusion() for label in group.prompts}
-            tracker.run(group, group.views, own, self._fusion)
+            tracker.run(group, group.views, own, Retracking(self._fusion, partial(self._find_connected, tracker, group)))
             self._warnings |= dict.fromkeys(tracker.warnings)
             for label, fusion in own.items():
                 self._waiting[label] = limited(self._apply_consensus(tracker, group, label, fusion), group, label)
@@ -412,8 +399,8 @@ class VolumeTracker:
         shape, axes = self.volume.shape, self.volume.orientation
         return self.options.fusion(shape, axes, uncertainty=self.options.uncertainty, dtype=dtype)
 
-    def _apply_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> ObjectProbability:
-        """What was found of an object, after the consensus; its rows are as sure of it as is known now."""
+    def _find_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> ObjectProbability:
+        """What was found of an object, after the consensus."""
         if self.options.gate is None:
             return fusion
         volume, axis, window = self.volume, array_axis(self.volume, group.view), tracker.config.window
@@ -422,7 +409,20 @@ class VolumeTracker:
         confidence[[row.slice for row in rows]] = [row.confidence for row in rows]
         prompted = [row.slice for row in rows if row.prompted or row.slice == tracker.inside.get(label)]
         seen = TrackedObject(fusion, lambda i: window.apply(volume.array[i]), axis, prompted, confidence, volume.spacing_mm)
-        found = apply_consensus(self.options.gate, seen, fusion, self.options.slice_judge)
+        return apply_consensus(self.options.gate, seen, fusion, self.options.slice_judge)
+
+    def _find_connected(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> NDArray[np.bool_]:
+        """What was found of an object, after the consensus, as far as it hangs together with its prompts (I, J, K)."""
+        found = limited(self._find_consensus(tracker, group, label, fusion), group, label)
+        labels = np.zeros(fusion.shape, np.uint16)
+        for i, slab in enumerate(labels):
+            slab[np.asarray(found[i]) > 0.5] = label
+        remove_islands(labels, self.plan.prompts)
+        return labels > 0
+
+    def _apply_consensus(self, tracker: GroupTracker, group: Group, label: int, fusion: Fusion) -> ObjectProbability:
+        """The same; and its rows are as sure of it as is known now."""
+        found = self._find_consensus(tracker, group, label, fusion)
         if isinstance(found, RefinedProbability):
             mine = {(label, group.view.code, t): sure for t, sure in found.confidence.items()}
             self.rows[:] = [
