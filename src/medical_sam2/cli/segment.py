@@ -157,7 +157,8 @@ def _read(
     named = volume_prompts(prompts, image, earlier)
     names = {outline.label: outline.name for outline in described if outline.name}
     colours = {outline.label: outline.colour for outline in described if outline.colour}
-    notes = (*(note for outline in described for note in outline.notes), *named.notes)
+    told = dict.fromkeys((*earlier.warnings, *(note for outline in described for note in outline.notes)))
+    notes = (*(note for note in told if note not in image.warnings), *named.notes)
     return image, earlier, replace(named, names={**names, **named.names}, colours={**colours, **named.colours}, notes=notes)
 
 

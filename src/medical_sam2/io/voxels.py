@@ -428,12 +428,17 @@ def join_labels(
     """One label map of objects, each a label and where it is; raises FormatError if two of `what` overlap."""
     joined = np.zeros(shape, np.uint32)
     for label, inside in parts:
-        if overlap := np.count_nonzero(joined[inside]):
-            problem = f"its {what} overlap in {overlap} voxels, and a label map holds one number for each"
-            remedy = "give one of them in a file of its own (`medsam2 segment --separate` writes such), or all without overlaps"
-            raise FormatError(problem, remedy, subject=path)
+        refuse_overlap(int(np.count_nonzero(joined[inside])), path, what)
         joined[inside] = label
     return joined.astype(np.min_scalar_type(joined.max(initial=0)))  # type: ignore[return-value]  # unsigned, as the labels are
+
+
+def refuse_overlap(overlap: int, path: Path, what: str) -> None:
+    """Refuse a file in which so many voxels belong to several of `what`; raises FormatError unless there are none."""
+    if overlap:
+        problem = f"its {what} overlap in {overlap} voxels, and a label map holds one number for each"
+        remedy = "give one of them in a file of its own (`medsam2 segment --separate` writes such), or all without overlaps"
+        raise FormatError(problem, remedy, subject=path)
 
 
 def volume_ml(voxels: int, volume: Volume) -> float | None:
