@@ -205,7 +205,7 @@ class Segmenter:
 
         Raises:
             PromptError: a prompt lies outside, on nothing, or contradicts itself.
-            ConfigError: an unknown setting.
+            ConfigError: an unknown setting, or an earlier result whose objects overlap.
             InputError: the volume holds one value only: there is nothing to outline; or it is no Volume.
             GeometryError: the earlier result lies in another grid.
         """
