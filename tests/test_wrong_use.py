@@ -208,6 +208,10 @@ USES: dict[str, tuple[Use, str]] = {
         lambda s, p, r, c: finish(r, {7: FinishingSteps(largest=True)}),
         "^there is no object 7 to finish; give labels of objects that are there$",
     ),
+    "finish bare labels": (
+        lambda s, p, r, c: finish(r.labels, {1: FinishingSteps(largest=True)}),
+        "something of type ndarray is no Segmentation; give what segment_volume or io.load_segmentation returns",
+    ),
     "finish by name": (lambda s, p, r, c: finish(r, {"1": FinishingSteps(largest=True)}), "^object '1' is no label"),
     "finish by tables": (
         lambda s, p, r, c: finish(r, {1: {"largest": True}}),
