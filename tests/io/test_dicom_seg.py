@@ -254,6 +254,21 @@ def test_a_frame_that_is_stored_twice_overlaps_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(io.load_labels(tmp_path / "twice.dcm", volume).array, LABELS)
 
 
+@pytest.mark.parametrize("name", ["seg.seg.nrrd", "seg.dcm", "seg.rtstruct.dcm", "seg.stl"])
+@pytest.mark.parametrize("number", [-3, 65536, 200_000])
+def test_a_number_of_no_object_is_written_to_no_file_of_objects(tmp_path: Path, name: str, number: int) -> None:
+    """None of them could be read back with this number."""
+    Series(AXIAL, phantom()).write(tmp_path / "series")
+    volume, labels = io.load(tmp_path / "series"), np.where(LABELS == 7, number, LABELS)
+    apart = Segmentation((LABELS == 300).astype(np.uint8), volume.affine, layers=((LABELS == 300).astype(np.uint8), labels))  # type: ignore[arg-type]
+    for what in (labels, Segmentation(labels, volume.affine), apart):  # type: ignore[arg-type]
+        with pytest.raises(
+            FormatError, match=rf"{name}: no object can have the label {number}; number objects from 1 to 65535"
+        ):
+            io.save(what, tmp_path / name, volume)
+    assert not (tmp_path / name).exists()
+
+
 def by_highdicom(folder: Path, kind: str, frames: NDArray[np.generic]) -> tuple[Volume, Path]:
     """A series, and a DICOM-SEG of it that another program wrote: (slice, row, column, segment) of fractions, or numbers."""
     shape = frames.shape[2], frames.shape[1], frames.shape[0]

@@ -230,9 +230,9 @@ def finish(
             goes back to it.
 
     Returns:
-        The segmentation, with a warning for each outline that is changed, each object that has nothing left, gave voxels back or
-        could not take what another one has, each length that changed nothing, and each volume that smoothing changed; and one
-        row for each step and object.
+        The segmentation, with a warning for each outline that is changed, each object that has nothing left, gave voxels back
+        or could not take what another one has, each length that changed nothing, and each volume that smoothing changed; and
+        one row for each step and object.
 
     Raises:
         ConfigError: see `FinishingSteps.check`; or steps of an object that there is not.
