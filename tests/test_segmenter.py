@@ -268,6 +268,19 @@ def test_a_priority_names_each_object_once(priority: list[Any], says: str) -> No
         segment(case, [case.prompt("click", 1, 2)], overlap=True, earlier=case.truth)
 
 
+def test_an_earlier_result_whose_objects_overlap_is_refused() -> None:
+    """In its labels alone, which somebody may give all the same, what objects share is one's."""
+    case = phantom()
+    one, other = (case.truth == 1).astype(np.uint8), 2 * (case.truth > 0).astype(np.uint8)
+    earlier = Segmentation(np.maximum(one, other), case.volume.affine, layers=(one, other))
+    click = case.prompt("click", 1, 2)
+    with pytest.raises(ConfigError, match=r"objects overlap, and a correction mends one label map; .*`earlier\.labels`"):
+        segment(case, [click], earlier=earlier)
+    found = segment(case, [click], earlier=replace(earlier, layers=(one,), labels=one))
+    assert (found.labels == segment(case, [click], earlier=one).labels).all(), "a single layer tells nothing more"
+    segment(case, [click], earlier=earlier.labels)
+
+
 def test_progress_ends_at_its_total() -> None:
     case = phantom()
     for views in ("one", "three", "six"):

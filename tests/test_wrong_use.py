@@ -180,6 +180,14 @@ USES: dict[str, tuple[Use, str]] = {
         lambda s, p, r, c: Mask(0.02 * (p.truth == 1)),
         r"^the mask of object 1 holds 0\.02 where it is not 0: a probability, not an outline; say from which value on",
     ),
+    "mask of a negative number": (
+        lambda s, p, r, c: FramePrompt.mask(-(p.truth[:, :, 8] == 1).astype(np.int8)),
+        "^an outline holds -1 where it is not 0, which is no label; give True and False, such as array > 0$",
+    ),
+    "mask of a fraction over 1": (
+        lambda s, p, r, c: Mask((p.truth == 1) * 1.5),
+        r"^the mask of object 1 holds 1\.5 where it is not 0, which is no label; give True and False",
+    ),
     "words as mask": (lambda s, p, r, c: Mask("mask.nii.gz"), "the mask of object 1 is of type <U11; give an array of True"),
     "mask in 2D": (
         lambda s, p, r, c: Mask(p.truth[:, :, 8] == 1),
@@ -207,6 +215,10 @@ USES: dict[str, tuple[Use, str]] = {
     "finish what is not there": (
         lambda s, p, r, c: finish(r, {7: FinishingSteps(largest=True)}),
         "^there is no object 7 to finish; give labels of objects that are there$",
+    ),
+    "finish bare labels": (
+        lambda s, p, r, c: finish(r.labels, {1: FinishingSteps(largest=True)}),
+        "something of type ndarray is no Segmentation; give what segment_volume or io.load_segmentation returns",
     ),
     "finish by name": (lambda s, p, r, c: finish(r, {"1": FinishingSteps(largest=True)}), "^object '1' is no label"),
     "finish by tables": (
@@ -265,6 +277,11 @@ USES: dict[str, tuple[Use, str]] = {
         lambda s, p, r, c: preview.montage(p.volume, r, width_px=0),
         "^width_px=0 leaves nothing to see; give 100 or more",
     ),
+    "no tiles": (
+        lambda s, p, r, c: preview.contact_sheet([grey()], tile_px=0),
+        "^tile_px=0 leaves nothing to see; give 1 or more$",
+    ),
+    "no columns": (lambda s, p, r, c: preview.contact_sheet([grey()], columns=0), "^columns=0 leaves nothing to see"),
     "no frames": (lambda s, p, r, c: preview.animation(p.volume, r, frames=0), "^frames=0 leaves nothing to see"),
     "no path": (lambda s, p, r, c: io.load(None), r"^None \(of type NoneType\) is no path; give the name of a file or folder"),
     "path in bytes": (lambda s, p, r, c: io.load_labels(b"a.nii", p.volume), r"^b'a\.nii' \(of type bytes\) is no path"),
@@ -301,7 +318,9 @@ def test_a_wrong_use_is_refused_in_one_line(case: Phantom, network: Segmenter, u
     assert len(str(refused.value)) < 250
 
 
-@pytest.mark.parametrize("values", [(np.uint8, 1), (np.uint8, 255), (np.int64, 3), (np.float32, 1.0), (bool, True)])
+@pytest.mark.parametrize(
+    "values", [(np.uint8, 1), (np.uint8, 255), (np.int64, 3), (np.float32, 1.0), (np.float32, 7.0), (bool, True)]
+)
 def test_a_mask_of_numbers_is_what_is_not_0(case: Phantom, network: Segmenter, values: tuple[Any, Any]) -> None:
     """As label files and other programs hold them."""
     kind, value = values

@@ -399,7 +399,7 @@ def as_outline(array: object, what: str) -> NDArray[np.bool_]:
     """Where an array is not 0, if all that is not 0 is the same.
 
     Raises:
-        PromptError: it holds NaN, several other numbers, or no numbers.
+        PromptError: it holds NaN, several other numbers, a fraction or a negative number, or no numbers.
     """
     numbers = np.asarray(array)
     if numbers.dtype == bool:
@@ -416,6 +416,9 @@ def as_outline(array: object, what: str) -> NDArray[np.bool_]:
     if values.size and 0 < values[0] < 1:
         problem = f"{what} holds {values[0]:g} where it is not 0: a probability, not an outline"
         raise PromptError(problem, "say from which value on it is inside, such as probability > 0.5")
+    if values.size and (values[0] < 0 or not float(values[0]).is_integer()):
+        problem = f"{what} holds {values[0]:g} where it is not 0, which is no label"
+        raise PromptError(problem, "give True and False, such as array > 0")
     return inside
 
 

@@ -99,14 +99,13 @@ class Segmenter:
             self.set_consensus = set_consensus
         self.device = choose_device(device)
         self.network = network
+        self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
+        if pool_memory is not None and not isinstance(network, Sam2):
+            raise ConfigError(f"{type(network).__name__} has no memory attention of SAM 2", "leave pool_memory out")
         for each in (network, end_network):
             if isinstance(each, nn.Module):
                 each.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
-        self.precision: Literal["fp32", "bf16"] = choose_precision(precision, self.device)
-        if pool_memory is not None:
-            if not isinstance(network, Sam2):
-                raise ConfigError(f"{type(network).__name__} has no memory attention of SAM 2", "leave pool_memory out")
-            for each in (network, end_network) if isinstance(end_network, Sam2) else (network,):
+            if pool_memory is not None and isinstance(each, Sam2):
                 each.pool_memories(pool_memory)
         self.engine, self._see = engine, choose_encoder(engine, self.network, self.precision)
         self._kept, self._checked = FeatureCache(keep_mb), cast("FeatureCache | None", None)
@@ -205,7 +204,7 @@ class Segmenter:
 
         Raises:
             PromptError: a prompt lies outside, on nothing, or contradicts itself.
-            ConfigError: an unknown setting.
+            ConfigError: an unknown setting, or an earlier result whose objects overlap.
             InputError: the volume holds one value only: there is nothing to outline; or it is no Volume.
             GeometryError: the earlier result lies in another grid.
         """

@@ -1,6 +1,6 @@
 """Volumes and segmentations: an array, where it lies in the patient, and nothing of who the patient is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from colorsys import hls_to_rgb
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -221,6 +221,14 @@ def add_to_layers(layers: list[NDArray[np.unsignedinteger]], label: int, mask: N
         layers.append(np.zeros(mask.shape, np.uint8))
     layers[place] = layers[place].astype(np.promote_types(layers[place].dtype, np.min_scalar_type(label)), copy=False)
     layers[place][mask] = label
+
+
+def reassign(labels: NDArray[np.unsignedinteger], layers: Sequence[NDArray[np.unsignedinteger]]) -> None:
+    """Make labels, in place, tell of layers what one map can: a voxel stays with its object, or goes to the smallest label."""
+    kept = np.logical_or.reduce([labels == layer for layer in layers]) if layers else np.zeros(labels.shape, bool)
+    labels[~kept] = 0
+    for label in sorted({int(label) for layer in layers for label in np.unique(layer)} - {0}):
+        labels[(labels == 0) & np.logical_or.reduce([layer == label for layer in layers])] = label
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,47 @@ def test_segments_that_overlap_come_back_with_names_and_colours(tmp_path: Path, 
     assert len(highdicom.seg.segread(tmp_path / "seg.dcm").segment_numbers) == len(found)
 
 
+def test_segments_that_overlap_are_no_label_map(tmp_path: Path) -> None:
+    """As ROIs and the segments of 3D Slicer: a label map would lose what they share."""
+    Series(AXIAL, phantom()).write(tmp_path / "series")
+    volume, inner = io.load(tmp_path / "series"), np.zeros_like(LABELS)
+    inner[1:4, 1:3, 1:5] = 12
+    found = Segmentation(LABELS.astype(np.uint16), volume.affine, layers=(LABELS.astype(np.uint16), inner.astype(np.uint16)))
+    io.save(found, tmp_path / "seg.dcm", volume)
+    shared = np.count_nonzero((LABELS != 0) & (inner != 0))
+    for read in (io.load_labels, io.load_named_labels):
+        with pytest.raises(FormatError, match=rf"seg\.dcm: its segments overlap in {shared} voxels, and a label map holds one"):
+            read(tmp_path / "seg.dcm", volume)
+
+
+def test_a_frame_that_is_stored_twice_overlaps_nothing(tmp_path: Path) -> None:
+    Series(AXIAL, phantom()).write(tmp_path / "series")
+    volume = io.load(tmp_path / "series")
+    dataset = header(written(volume, tmp_path))
+    size, count = dataset.Rows * dataset.Columns, int(dataset.NumberOfFrames)
+    bits = np.unpackbits(np.frombuffer(dataset.PixelData, np.uint8), bitorder="little")[: size * count]
+    packed = np.packbits(np.append(bits, bits[:size]), bitorder="little").tobytes()
+    dataset.PerFrameFunctionalGroupsSequence.append(dataset.PerFrameFunctionalGroupsSequence[0])
+    dataset.NumberOfFrames, dataset.PixelData = count + 1, packed + b"\0" * (len(packed) % 2)
+    dataset.save_as(tmp_path / "twice.dcm")
+    np.testing.assert_array_equal(io.load_labels(tmp_path / "twice.dcm", volume).array, LABELS)
+
+
+@pytest.mark.parametrize("name", ["seg.seg.nrrd", "seg.dcm", "seg.rtstruct.dcm", "seg.stl"])
+@pytest.mark.parametrize("number", [-3, 65536, 200_000])
+def test_a_number_of_no_object_is_written_to_no_file_of_objects(tmp_path: Path, name: str, number: int) -> None:
+    """None of them could be read back with this number."""
+    Series(AXIAL, phantom()).write(tmp_path / "series")
+    volume, labels = io.load(tmp_path / "series"), np.where(LABELS == 7, number, LABELS)
+    apart = Segmentation((LABELS == 300).astype(np.uint8), volume.affine, layers=((LABELS == 300).astype(np.uint8), labels))  # type: ignore[arg-type]
+    for what in (labels, Segmentation(labels, volume.affine), apart):  # type: ignore[arg-type]
+        with pytest.raises(
+            FormatError, match=rf"{name}: no object can have the label {number}; number objects from 1 to 65535"
+        ):
+            io.save(what, tmp_path / name, volume)
+    assert not (tmp_path / name).exists()
+
+
 def by_highdicom(folder: Path, kind: str, frames: NDArray[np.generic]) -> tuple[Volume, Path]:
     """A series, and a DICOM-SEG of it that another program wrote: (slice, row, column, segment) of fractions, or numbers."""
     shape = frames.shape[2], frames.shape[1], frames.shape[0]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medical_sam2.errors import ConfigError
-from medical_sam2.prompts import Box, Mask
+from medical_sam2.errors import ConfigError, GeometryError, InputError
+from medical_sam2.prompts import Box, Mask, Point
 from medical_sam2.strokes import Scribble
 from medical_sam2.tracking.finishing import FinishingSettings, FinishingSteps, finish, grow, smooth
 from medical_sam2.tracking.limits import limits_of
@@ -153,6 +153,36 @@ def test_objects_that_overlap_are_finished_whole() -> None:
     assert done.mask(2).sum() == 2**3
     assert [(change.object, change.before, change.after) for change in changes] == [(1, 768, 768), (2, 64, 8)]
     assert (done.labels == np.where(done.mask(2), 2, one)).all()
+
+
+def test_what_a_correction_took_and_finishing_gave_up_goes_back() -> None:
+    """To an object that nobody asked about; one that was asked about gave it up because somebody said so."""
+    earlier = np.zeros((20, 20, 9), np.uint16)
+    earlier[:10], earlier[10:, :10], earlier[10:, 10:] = 1, 300, 2
+    corrected = np.where((earlier == 1) | (np.random.default_rng(0).random(earlier.shape) < 0.2), 1, earlier).astype(np.uint16)
+    corrected[19, 15:, 8] = 0  # of object 2, by a prompt of it
+    result, asked = Segmentation(corrected, np.eye(4)), [Point((0, 0, 0), 1), Point((19, 19, 8), 2, positive=False)]
+    plain = finish(result, {1: FinishingSteps(largest=True, smooth_mm=1)}, asked)[0]
+    found, changes = finish(result, {1: FinishingSteps(largest=True, smooth_mm=1)}, asked, earlier=earlier)
+    lost = (corrected == 1) & (plain.labels == 0)
+    back = lost & (earlier == 300)
+    assert back.any()
+    assert (lost & (earlier == 2)).any()
+    assert (found.labels == np.where(back, 300, plain.labels)).all()
+    assert found.warnings == (*plain.warnings, f"object 1 gave {back.sum()} voxels back to object 300")
+    assert changes == finish(result, {1: FinishingSteps(largest=True, smooth_mm=1)}, asked)[1]
+
+
+def test_a_whole_object_that_was_taken_comes_back() -> None:
+    """Its number does not fit into the labels of the others."""
+    earlier = np.zeros((9, 9, 9), np.int64)
+    earlier[1:4, 1:4, 1:4], earlier[7, 7, 7] = 1, 300
+    found, _ = finish(segmentation(earlier != 0), {1: FinishingSteps(largest=True)}, earlier=earlier)
+    assert (found.labels == earlier).all()
+    with pytest.raises(GeometryError, match=r"shape \(8, 9, 9\), the corrected one \(9, 9, 9\)"):
+        finish(segmentation(earlier != 0), {1: FinishingSteps(largest=True)}, earlier=earlier[1:])
+    with pytest.raises(InputError, match="no earlier result"):
+        finish(segmentation(earlier != 0), {1: FinishingSteps(largest=True)}, earlier=earlier.tolist())
 
 
 def test_an_outline_that_is_changed_is_told() -> None:

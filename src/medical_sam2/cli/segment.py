@@ -76,7 +76,7 @@ def segment(
         return 0
     with network.adapted(segmenter, image, named, options):
         found = _track(segmenter, image, named, options, plan=plan.tracked, outputs=outputs, earlier=earlier, quiet=quiet)
-        found, changes = finish(found, steps, named.prompts, plan.tracked.limits if steps else {})
+        found, changes = finish(found, steps, named.prompts, plan.tracked.limits if steps else {}, earlier and earlier.array)
     report.print_warnings(line for line in found.warnings if line not in plan.warnings)
     facts |= {**report.describe_result(image, found, plan.warnings), "files": files.list_outputs(outputs, objects, found)}
     facts |= {"finishing": [*map(vars, changes)], "seconds": clock.lap("track")}
@@ -157,7 +157,8 @@ def _read(
     named = volume_prompts(prompts, image, earlier)
     names = {outline.label: outline.name for outline in described if outline.name}
     colours = {outline.label: outline.colour for outline in described if outline.colour}
-    notes = (*(note for outline in described for note in outline.notes), *named.notes)
+    told = dict.fromkeys((*earlier.warnings, *(note for outline in described for note in outline.notes)))
+    notes = (*(note for note in told if note not in image.warnings), *named.notes)
     return image, earlier, replace(named, names={**names, **named.names}, colours={**colours, **named.colours}, notes=notes)
 
 

@@ -259,7 +259,7 @@ def save(
     Raises:
         InputError: unknown suffix or unwritable folder.
         GeometryError: another shape than the volume's, or a segmentation of another grid.
-        FormatError: objects overlap, and the format cannot hold that.
+        FormatError: objects overlap, and the format cannot hold that; or it holds objects, and a number is none of an object.
         ResourceError: the disk is full.
     """
     path = as_path(path)
@@ -268,6 +268,8 @@ def save(
     shape = what.labels.shape if isinstance(what, Segmentation) else np.shape(what)
     if shape != like.shape:
         raise GeometryError(f"the result has shape {shape}, the volume {like.shape}", "save it beside its own volume")
+    if format.exporter:
+        voxels.check_labels(what.maps if isinstance(what, Segmentation) else (np.asarray(what),), path)
     if isinstance(what, Segmentation):
         voxels.check_grid(what, like)
     else:

@@ -15,7 +15,7 @@ from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, Inpu
 from medical_sam2.intensity_window import BLANK, in_hounsfield, is_blank, percentile_window
 from medical_sam2.io.registry import Loaded, Options, Picture
 from medical_sam2.io.safe_open import Content, as_stored, inflated, open_content
-from medical_sam2.volume import Segmentation, Volume, check_affine
+from medical_sam2.volume import MOST_OBJECTS, Segmentation, Volume, check_affine
 
 MOST_HEADER = 1 << 20
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -428,12 +428,26 @@ def join_labels(
     """One label map of objects, each a label and where it is; raises FormatError if two of `what` overlap."""
     joined = np.zeros(shape, np.uint32)
     for label, inside in parts:
-        if overlap := np.count_nonzero(joined[inside]):
-            problem = f"its {what} overlap in {overlap} voxels, and a label map holds one number for each"
-            remedy = "give one of them in a file of its own (`medsam2 segment --separate` writes such), or all without overlaps"
-            raise FormatError(problem, remedy, subject=path)
+        refuse_overlap(int(np.count_nonzero(joined[inside])), path, what)
         joined[inside] = label
     return joined.astype(np.min_scalar_type(joined.max(initial=0)))  # type: ignore[return-value]  # unsigned, as the labels are
+
+
+def refuse_overlap(overlap: int, path: Path, what: str) -> None:
+    """Refuse a file in which so many voxels belong to several of `what`; raises FormatError unless there are none."""
+    if overlap:
+        problem = f"its {what} overlap in {overlap} voxels, and a label map holds one number for each"
+        remedy = "give one of them in a file of its own (`medsam2 segment --separate` writes such), or all without overlaps"
+        raise FormatError(problem, remedy, subject=path)
+
+
+def check_labels(maps: Iterable[NDArray[np.generic]], path: Path) -> None:
+    """Refuse integers that are labels of no object, which nobody could read back; raises FormatError."""
+    for each in maps:
+        lowest, highest = (int(each.min()), int(each.max())) if each.dtype.kind in "iu" else (0, 0)
+        if lowest < 0 or highest > MOST_OBJECTS:
+            problem = f"no object can have the label {lowest if lowest < 0 else highest}"
+            raise FormatError(problem, f"number objects from 1 to {MOST_OBJECTS}; 0 is background", subject=path)
 
 
 def volume_ml(voxels: int, volume: Volume) -> float | None:

@@ -95,7 +95,7 @@ def montage(
         InputError: one of them is something else.
         ConfigError: no slices, or too narrow a picture.
     """
-    _check_size(width_px, slices=slices)
+    _check_sizes(width_px=width_px, slices=slices)
     scene = PreviewScene(volume, segmentation, prompts, window)
     rows: list[Image.Image] = []
     for each in scene.split():
@@ -103,9 +103,10 @@ def montage(
     return _stacked([*rows, _legend(scene, width_px)], width_px)
 
 
-def _check_size(width_px: int, **counts: int) -> None:
+def _check_sizes(**sizes: int) -> None:
     """Refuse a picture of nothing; raises ConfigError."""
-    for name, given, least in (("width_px", width_px, _NARROWEST), *((name, count, 1) for name, count in counts.items())):
+    for name, given in sizes.items():
+        least = _NARROWEST if name == "width_px" else 1
         if isinstance(given, bool) or not isinstance(cast("object", given), Integral) or given < least:
             raise ConfigError(f"{name}={repr(given)[:40]} leaves nothing to see", f"give {least} or more")
 
@@ -159,7 +160,7 @@ def animation(
 
     Several windows show the same slice one below the other.
     """
-    _check_size(width_px, frames=frames)
+    _check_sizes(width_px=width_px, frames=frames)
     scene = PreviewScene(volume, segmentation, prompts, window)
     view = scene.main_view
     axis = view.order(scene.axes)[0]
@@ -196,7 +197,11 @@ def contact_sheet(
         columns: how many side by side.
         tile_px: largest side of an image on the sheet.
         names: label → name for a legend, "object 1" and so on where there is none; None: no legend.
+
+    Raises:
+        ConfigError: tiles, or columns, of nothing.
     """
+    _check_sizes(columns=columns, tile_px=tile_px)
     colours = {label: colour_of(label) for mask in masks if mask is not None for label in np.unique(mask[mask != 0]).tolist()}
     cells = [
         _cell(image, mask, caption or "", colours, tile_px)

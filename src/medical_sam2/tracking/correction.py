@@ -50,7 +50,7 @@ def read_request(
             is none.
         GeometryError: the earlier result lies in another grid.
         PromptError: what is no prompt; a name of an object that nobody prompts.
-        ConfigError: names that are none; no such window.
+        ConfigError: names that are none; no such window; objects of the earlier result overlap.
     """
     require_volume(volume)
     named_window(window)  # one that nobody knows is refused before anything is computed
@@ -62,9 +62,12 @@ def read_request(
 
 
 def _earlier_labels(earlier: object, volume: Volume) -> NDArray[np.unsignedinteger] | None:
-    """The labels of an earlier result; raises GeometryError for another grid, InputError for what are no labels."""
+    """The labels of an earlier result, if one label map can tell all of it. Raises as `read_request`."""
     if earlier is None:
         return None
+    if isinstance(earlier, Segmentation) and earlier.overlaps:
+        remedy = "correct one object by itself, or give `earlier.labels`, which hold one object at each voxel"
+        raise ConfigError("the earlier result's objects overlap, and a correction mends one label map", remedy)
     labels = earlier.labels if isinstance(earlier, Segmentation) else earlier
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biuf":
         remedy = "give a Segmentation, or its labels, an array (I, J, K)"

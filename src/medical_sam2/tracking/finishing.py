@@ -25,8 +25,8 @@ from medical_sam2.errors import ConfigError, read_number, say_count
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.prompts import Box, Mask, Prompt, check_object
 from medical_sam2.strokes import Lasso, says_where
-from medical_sam2.tracking.limits import Limits, touched_voxels
-from medical_sam2.volume import Segmentation, add_to_layers
+from medical_sam2.tracking.limits import Limits, give_back, labels_before, touched_voxels
+from medical_sam2.volume import Segmentation, add_to_layers, reassign, require_segmentation
 
 KEPT = 0.02  # share of its volume that smoothing may change without a word
 FARTHEST_MM = 500.0  # that an object may grow, shrink or be smoothed by: farther than any organ reaches
@@ -217,6 +217,7 @@ def finish(
     steps: Mapping[int, FinishingSteps],
     prompts: Sequence[Prompt] = (),
     limits: Mapping[int, Limits] | None = None,
+    earlier: NDArray[np.generic] | None = None,
 ) -> tuple[Segmentation, tuple[FinishingChange, ...]]:
     """A segmentation whose objects are finished, and what each step did; probabilities stay as they are.
 
@@ -225,20 +226,26 @@ def finish(
         steps: label → what is done.
         prompts: an outline or a scribble among them that is changed is named in a warning.
         limits: label → what its prompts settle: nothing grows into what they leave out.
+        earlier: labels (I, J, K) that were corrected: what a finished object took of one that nobody asked about, and gives up,
+            goes back to it.
 
     Returns:
-        The segmentation, with a warning for each outline that is changed, each object that has nothing left or could not take
-        what another one has, each length that changed nothing, and each volume that smoothing changed; and one row for each
-        step and object.
+        The segmentation, with a warning for each outline that is changed, each object that has nothing left, gave voxels back
+        or could not take what another one has, each length that changed nothing, and each volume that smoothing changed; and
+        one row for each step and object.
 
     Raises:
         ConfigError: see `FinishingSteps.check`; or steps of an object that there is not.
         PromptError: a label that no object can have.
+        InputError, FormatError: what is no Segmentation, or are no labels.
+        GeometryError: earlier labels of another shape.
     """
+    require_segmentation(found)
     spacing = np.linalg.norm(found.affine[:3, :3], axis=0)
     _check_steps(found, steps, prompts, spacing.tolist())
     changes, layers, bounds = list[FinishingChange](), list[NDArray[np.unsignedinteger]](), limits or {}
-    labels = found.labels.copy()
+    before, told = labels_before(found, earlier), list[str]()
+    labels = found.labels.astype(np.promote_types(found.labels.dtype, before.dtype))
     if found.layers:
         for label in found.objects():
             own = found.mask(label).astype(np.uint8)
@@ -247,12 +254,13 @@ def finish(
                     replace(each, object=label) for each in _finish_object(own, 1, steps[label], spacing, bounds.get(label))
                 )
             add_to_layers(layers, label, own != 0)
-        _reassign(labels, layers)
+        reassign(labels, layers)
     else:
         for label in sorted(steps.keys() & object_boxes(found.labels).keys()):
             changes += _finish_object(labels, label, steps[label], spacing, bounds.get(label))
+            told += give_back(labels, label, found.labels, before, {*steps, *(prompt.object for prompt in prompts)})
     done = replace(found, labels=labels, layers=tuple(layers))
-    warnings = [*_describe_changes(changes), *_changed_drawings(found, done, steps.keys(), prompts, bounds)]
+    warnings = [*_describe_changes(changes), *told, *_changed_drawings(found, done, steps.keys(), prompts, bounds)]
     return replace(done, warnings=(*found.warnings, *warnings)), tuple(changes)
 
 
@@ -269,14 +277,6 @@ def _check_steps(
     known = {*found.names, *(row.object for row in found.confidence), *(prompt.object for prompt in prompts)}
     if steps.keys() - known and (absent := steps.keys() - known.union(found.objects())):
         raise ConfigError(f"there is no object {min(absent)} to finish", "give labels of objects that are there")
-
-
-def _reassign(labels: NDArray[np.unsignedinteger], layers: Sequence[NDArray[np.unsignedinteger]]) -> None:
-    """Make labels, in place, tell of layers what one map can: a voxel stays with its object, or goes to the smallest label."""
-    kept = np.logical_or.reduce([labels == layer for layer in layers]) if layers else np.zeros(labels.shape, bool)
-    labels[~kept] = 0
-    for label in sorted({int(label) for layer in layers for label in np.unique(layer)} - {0}):
-        labels[(labels == 0) & np.logical_or.reduce([layer == label for layer in layers])] = label
 
 
 def _finish_object(

@@ -7,16 +7,18 @@ Clicks that a result does not follow are told.
 Shapes: I J K voxels, H W pixels of an image.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import PromptError, say_count
+from medical_sam2.errors import GeometryError, PromptError, say_count
+from medical_sam2.io.labels import integers
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, check_inside, is_solid_box, voxel_of
 from medical_sam2.strokes import Brush, Diameter, Lasso, Scribble, SliceRange, Stroke, Voxels, region_of, says_where
+from medical_sam2.volume import Segmentation, check_array
 
 Array = TypeVar("Array", NDArray[np.float32], NDArray[np.bool_])
 
@@ -369,6 +371,44 @@ def count_taken(earlier: NDArray[np.integer], labels: NDArray[np.integer], asked
     return [
         f"object {mine} took {say_count(count, noun)} of object {other}: {remedy}"
         for (other, mine), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)
+    ]
+
+
+def labels_before(found: Segmentation, earlier: NDArray[np.generic] | None) -> NDArray[np.integer]:
+    """The labels that were corrected, or those of the result where nothing was.
+
+    Raises:
+        InputError, FormatError: they are no array of integers, or are negative.
+        GeometryError: they have another shape than the result.
+    """
+    if earlier is None:
+        return found.labels
+    check_array(earlier, "earlier result", "biu")
+    if earlier.shape != found.labels.shape:
+        problem = f"the earlier result has shape {earlier.shape}, the corrected one {found.labels.shape}"
+        raise GeometryError(problem, "give the labels that were corrected")
+    return integers(earlier, "the earlier result")
+
+
+def give_back(
+    labels: NDArray[np.integer],
+    label: int,
+    found: NDArray[np.integer],
+    earlier: NDArray[np.integer],
+    asked: Collection[int],
+) -> list[str]:
+    """Voxels (I, J, K) that an object had and gave up, in place, to objects of an earlier result that nobody asked about.
+
+    Returns:
+        A line for each object that got some back.
+    """
+    freed = (found == label) & (labels == 0)
+    theirs = np.where(np.isin(earlier[freed], list(asked)), 0, earlier[freed])
+    labels[freed] = theirs
+    others, counts = np.unique(theirs[theirs != 0], return_counts=True)
+    return [
+        f"object {label} gave {say_count(count, 'voxel')} back to object {other}"
+        for other, count in zip(others.tolist(), counts.tolist(), strict=True)
     ]
 
 

@@ -254,7 +254,7 @@ def load(path: Path, like: Volume) -> tuple[Volume, list[Outline]]:
     """The segments in the grid of `like`, numbered as this package wrote them or by themselves; objects without their voxels.
 
     Raises:
-        FormatError: damaged, or with fractions instead of yes and no.
+        FormatError: damaged, with fractions instead of yes and no, or segments that overlap.
         GeometryError: a frame that lies on no slice of the image.
     """
     with catch_warnings(action="ignore"):
@@ -263,15 +263,15 @@ def load(path: Path, like: Volume) -> tuple[Volume, list[Outline]]:
             raise FormatError(f"{FRACTIONS}: it is no label map", "threshold it first", subject=path)
         highest = max(_label_numbers(dataset, path).values(), default=0)
         labels = np.zeros(like.shape, np.min_scalar_type(highest))
-        overlaps, drawn = 0, set[int]()
+        overlap, drawn = 0, set[int]()
         for label, plane, inside in _drawn_frames(dataset, path):
             target = _slice_of(labels, plane, like, path)
-            overlaps += int(np.count_nonzero(target[inside]))
+            overlap += int(np.count_nonzero((target[inside] != 0) & (target[inside] != label)))
             target[inside] = label
             drawn |= {label} if inside.any() else set()
+        voxels.refuse_overlap(overlap, path, "segments")
         described = _describe(dict.fromkeys(drawn, NOWHERE), dataset, path)
-    notes = [f"segments overlap in {overlaps} voxels; the later one counts there"] if overlaps else []
-    return Volume(voxels.compact(labels), like.affine, "SEG", path, tuple(notes)), described
+    return Volume(voxels.compact(labels), like.affine, "SEG", path), described
 
 
 def load_segments(path: Path, like: Volume, threshold: float | None = None) -> list[Outline]:

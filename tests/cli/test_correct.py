@@ -1,0 +1,40 @@
+"""`medsam2 segment --correct`: what an earlier result tells, what it may not be, and what becomes of its other objects."""
+
+import numpy as np
+
+from medical_sam2 import io
+from medical_sam2.volume import Segmentation
+from tests.cli.conftest import AFFINE, SHAPE, Workspace
+from tests.io.making import Series
+
+
+def test_what_reading_tells_of_the_earlier_result_is_told(workspace: Workspace) -> None:
+    earlier = workspace.mask("turned.nii.gz", [(slice(8, 18), slice(6, 16), slice(1, 5))])
+    workspace.put("turned.nii.gz", earlier[::-1], AFFINE @ np.array([[-1, 0, 0, 19], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    report = workspace.done("--correct", "turned.nii.gz", "--negative", "9", "7", "3", "--object", "1")
+    assert report["warnings"].count("the labels were stored as RPS; they were turned to the image's LPS") == 1
+
+
+def test_what_smoothing_gives_up_of_another_object_goes_back_to_it(workspace: Workspace) -> None:
+    earlier = workspace.mask(
+        "old.nii.gz", [(slice(8, 18), slice(6, 11), slice(1, 5)), (slice(8, 18), slice(11, 16), slice(1, 5))]
+    )
+    words = ("--correct", "old.nii.gz", "--point", "13", "13", "3", "--object", "1")
+    workspace.done(*words, output="rough.nii.gz")
+    taken = (workspace.labels("rough.nii.gz") == 1) & (earlier == 2)
+    report = workspace.done(*words, "--smooth", "3", output="smooth.nii.gz")
+    found = workspace.labels("smooth.nii.gz")
+    (told,) = [line for line in report["warnings"] if "back to object" in line]
+    back = int(np.count_nonzero(taken & (found == 2)))
+    assert told == f"object 1 gave {back} voxels back to object 2"
+    assert (found[earlier == 2] != 0).all()
+
+
+def test_a_dicom_seg_whose_segments_overlap_is_not_corrected(workspace: Workspace) -> None:
+    Series(AFFINE, np.random.default_rng(0).integers(0, 9, SHAPE).astype(np.int16)).write(workspace.folder / "series")
+    image, one, other = io.load("series"), np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
+    one[8:18, 6:16, 1:5], other[10:14, 8:12, 2:4] = 1, 2
+    io.save(Segmentation(np.maximum(one, other), image.affine, layers=(one, other)), "old.dcm", image)
+    words = ("--correct", "old.dcm", "--negative", "9", "7", "3", "--object", "1")
+    line = workspace.refused(*words, image="series", output="new.dcm")
+    assert line.startswith("old.dcm: its segments overlap in 32 voxels, and a label map holds one number for each")
