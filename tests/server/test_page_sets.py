@@ -236,6 +236,27 @@ def test_keys_of_tools_of_volumes_alone_say_so(person: Person, tmp_path: Path) -
     expect(person.page.get_by_role("radio", name="Inside", exact=True)).to_have_attribute("aria-checked", "true")
 
 
+def test_the_brush_and_the_reading_know_an_images_own_intensities(person: Person, tmp_path: Path) -> None:
+    """Those that the network sees as black and white, too."""
+    picture = np.random.default_rng(0).integers(70, 190, SHAPE).astype(np.uint8)
+    picture[10, 10:16], picture[30, 30] = (202, 203, 204, 230, 254, 255), 0
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    page, readout = person.page, person.page.locator(".view.image .readout")
+    page.locator("#files").set_input_files(tmp_path / "a.png")
+    person.wait("image")
+    for spot, value in (((10, 11), 203), ((10, 15), 255), ((30, 30), 0)):
+        page.mouse.move(*person.place("image", spot, SHAPE, SPACING))
+        expect(readout).to_have_text(f"X {spot[1]}  Y {spot[0]}  ·  {value}")
+    pressed(page, "d")
+    for changes, (low, high) in enumerate(((203, 203), (204, 254), (255, 255)), 1):
+        for end, value in (("from", low), ("to", high)):
+            page.get_by_label(f"Paint {end}").fill(str(value))
+            page.get_by_label(f"Paint {end}").press("Enter")
+        person.drag("image", ((10, 8), (10, 18)), SHAPE, SPACING)
+        expect(page.locator(".go")).to_contain_text(f"{changes} change")
+        assert (labels(person, 0) == ((picture >= 203) & (picture <= high))).all()
+
+
 def mixed(person: Person, folder: Path) -> list[NDArray[np.uint8]]:
     """A set of a large, a small and a wide image, each with a brightness of its own; the arrays."""
     sizes = (80, 100), (30, 40), (40, 120)

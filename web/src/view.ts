@@ -144,7 +144,7 @@ export class SliceView {
     const { image } = this.layers
     image.width = this.frame.columns
     image.height = this.frame.rows
-    const [low, high] = this.plane === 'image' ? [this.frame.low, this.frame.high] : this.work.window
+    const [low, high] = this.plane === 'image' ? [this.frame.black, this.frame.white] : this.work.window
     image.getContext('2d')?.putImageData(grey(this.frame, low, high), 0, 0)
     if (!this.second || !this.work.fused) return
     const { fused } = this.layers
@@ -624,7 +624,7 @@ export class Sheet {
     canvas.height = frame.rows
     const brush = canvas.getContext('2d')
     const layer = new OffscreenCanvas(frame.columns, frame.rows)
-    brush?.putImageData(grey(frame, frame.low, frame.high), 0, 0)
+    brush?.putImageData(grey(frame, frame.black, frame.white), 0, 0)
     if (labels.length === frame.rows * frame.columns) layer.getContext('2d')?.putImageData(tint(labels, frame.rows, frame.columns, palette(this.work.visible), () => 64), 0, 0)
     brush?.drawImage(layer, 0, 0)
   }

@@ -280,8 +280,9 @@ def _frames(router: APIRouter, store: SessionStore) -> None:
     def frame(id: str, plane: Plane, t: int, side: Side = 0) -> Response:
         session = store.get(id)
         session.check_frame(plane, t)
-        window = session.image.display_window(t, session.history.state.gestures)
-        return _sent(encode_frame(session.image.pixels(plane, t), window, side))
+        image = session.image
+        shown = image.display_window(t, session.history.state.gestures)
+        return _sent(encode_frame(image.pixels(plane, t), image.code_range(t), side, shown))
 
     @router.get("/sessions/{id}/ahead/{plane}/{t}")
     def ahead(id: str, plane: Plane, t: int) -> dict[str, bool]:

@@ -48,19 +48,24 @@ class Encoded:
     headers: dict[str, str]  # sent with it
 
 
-def encode_frame(frame: NDArray[np.generic], window: Window, side: int) -> Encoded:
+def encode_frame(frame: NDArray[np.generic], window: Window, side: int, shown: Window | None = None) -> Encoded:
     """A frame (H, W) as rows of 16-bit codes from `window.low` to `window.high`, or (H, W, 3) as red, green, blue bytes.
+
+    Whole numbers of up to 16 bits can be told from their codes exactly.
 
     Args:
         frame: intensities or colours.
-        window: of a volume the range of all its intensities, which the page narrows; of an image what the network sees.
+        window: the range of all intensities, which the page narrows.
         side: longest side that is wanted; rows and columns are left out for it. 0 for all.
+        shown: intensities that an image is shown with, and colours are told in: what the network sees.
     """
+    shown = shown or window
     frame = subsample(frame, side)
     coloured = frame.ndim == 3
-    codes = np.ascontiguousarray(window.as_bytes(frame)) if coloured else np.rint(65_535 * window.apply(frame)).astype("<u2")
+    codes = np.ascontiguousarray(shown.as_bytes(frame)) if coloured else np.rint(65_535 * window.apply(frame)).astype("<u2")
     size = {"x-rows": str(frame.shape[0]), "x-columns": str(frame.shape[1]), "x-channels": "3" if coloured else "1"}
-    headers = {**size, "x-low": repr(window.low), "x-high": repr(window.high)}
+    headers = {**size, "x-low": repr(window.low), "x-high": repr(window.high), "x-whole": str(int(frame.dtype.kind in "iu"))}
+    headers |= {"x-black": repr(shown.low), "x-white": repr(shown.high)}
     return Encoded(codes.tobytes(), "application/octet-stream", headers)
 
 
