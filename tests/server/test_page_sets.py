@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 
 from medical_sam2.errors import PromptError
 from medical_sam2.server.segmentation import SessionImageSet, SessionResult
+from medical_sam2.volume import SliceConfidence
 from tests.server.browsing import Person
 from tests.server.test_editing_sets import IMAGES, SIDE, block, ring
 from tests.server.test_page_gestures import hold, pressed, state
@@ -234,6 +235,29 @@ def test_keys_of_tools_of_volumes_alone_say_so(person: Person, tmp_path: Path) -
         expect(alerts).to_have_text([f"{name} is for volumes alone: images are flat, and may have no size in mm."])
         person.page.get_by_role("button", name="Dismiss").click()
     expect(person.page.get_by_role("radio", name="Inside", exact=True)).to_have_attribute("aria-checked", "true")
+
+
+def test_the_sheet_tells_the_least_sure_structure_that_is_there(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = SessionImageSet.track
+    told = (0.4, 30, False), (0.0, 0, False), (0.0, 0, False)  # how sure it is of the block, and whether it is there
+
+    def track(*asked: Any) -> SessionResult:
+        result = known(*asked)
+        rows = list[SliceConfidence]()
+        for row in result.rows:
+            sure, area, said = told[row.slice] if row.object == 2 or row.slice == 2 else (0.96, 30, row.slice == 0)
+            rows.append(replace(row, confidence=sure, area_px=area, prompted=said, look_here=sure < 0.5))
+        return replace(result, rows=tuple(rows))
+
+    monkeypatch.setattr(SessionImageSet, "track", track)
+    outlined(person, tmp_path)
+    tiles, notes = person.page.locator(".tile"), person.page.locator(".tile .note")
+    expect(notes).to_have_text(["40 %", "96 %", "nothing"])
+    for t, (title, unsure) in enumerate((("ring: prompted, block: 40 %", True), ("ring: 96 %", False), ("", False))):
+        expect(tiles.nth(t)).to_have_attribute("title", title)
+        assert ("unsure" in (tiles.nth(t).get_attribute("class") or "")) == unsure
 
 
 def test_the_brush_and_the_reading_know_an_images_own_intensities(person: Person, tmp_path: Path) -> None:

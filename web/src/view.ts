@@ -1,5 +1,5 @@
 // One plane: the slice, what is outlined on it, and the gestures that outline it.
-import type { Frame, Plane } from './api'
+import type { Frame, Plane, Row } from './api'
 import { Stroke, within } from './brush'
 import { glow, grey, outlines, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
@@ -601,7 +601,7 @@ export class Sheet {
     fill(this.element, ...this.tiles.map((tile) => tile.button))
     work.listen((change) => {
       if (change === 'labels' || change === 'state' || change === 'looks') for (const t of this.seen) void this.draw(t)
-      if (change === 'cursor' || change === 'rows') this.mark()
+      if (change === 'cursor' || change === 'rows' || change === 'state') this.mark()
     })
     this.mark()
   }
@@ -610,9 +610,13 @@ export class Sheet {
     this.tiles.forEach(({ button, note }, t) => {
       button.toggleAttribute('aria-current', t === this.work.image)
       const rows = this.work.rows.filter((row) => row.t === t)
-      const sure = Math.min(1, ...rows.map((row) => row.sure))
-      note.textContent = rows.length ? (rows.some((row) => row.said) ? 'prompted' : `${Math.round(100 * sure)} %`) : ''
-      button.classList.toggle('unsure', rows.some((row) => row.look))
+      const found = rows.filter((row) => row.area || row.said) // of what is not there, nothing can be wrong
+      const guessed = found.filter((row) => !row.said)
+      const sure = (rows: Row[]): string => `${Math.round(100 * Math.min(...rows.map((row) => row.sure)))} %`
+      const name = (label: number): string => this.work.state.structures.find((each) => each.label === label)?.name ?? ''
+      note.textContent = guessed.length ? sure(guessed) : found.length ? 'prompted' : rows.length ? 'nothing' : ''
+      button.title = found.map((row) => `${name(row.label)}: ${row.said ? 'prompted' : sure([row])}`).join(', ')
+      button.classList.toggle('unsure', guessed.some((row) => row.look))
     })
   }
 
