@@ -316,19 +316,19 @@ def _results(router: APIRouter, store: SessionStore) -> None:
 
     @router.get("/sessions/{id}/options")
     def options(id: str, views: Views = "one") -> dict[str, str]:
-        return {"text": _options(store.get(id), views)}
+        return {"text": _options(store.get(id), views, store.source(id).reading.options())}
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
         return describe_rows(store.get(id))
 
 
-def _options(session: Session, views: Views) -> str:
+def _options(session: Session, views: Views, reading: Sequence[str]) -> str:
     """A command that says what was said, after comments on what it does not say."""
     volume = _volume(session)
     with session.hold() as history:
         found = session.result() if history.state.tracked else None
-    text = command_line(volume, history.state, views, session.image.window_name)
+    text = command_line(volume, history.state, views, session.image.window_name, reading)
     missing = not_said(history, found.voxels, found.rows, views) if found else ()
     return "".join(f"# {line}\n" for line in missing) + text
 

@@ -308,6 +308,8 @@ def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
     """All that the page needs to begin with."""
     image, missing, dicom = session.image, store.missing_forms(session.id), store.is_dicom(session.id)
     solid = image if isinstance(image, SessionVolume) else None
+    reading = store.source(session.id).reading
+    picked = {"series": reading.series if isinstance(reading.series, int) else None, "frame": reading.frame}
     planes = [
         {"name": name, "frames": frames, "size": image.frame_shape(name, 0), "spacing": image.spacing(name)}
         | ({"voxel": solid.voxel_matrix(name)} if solid else {})
@@ -328,6 +330,7 @@ def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
         "missing": missing,
         "pacs": bool(store.settings.pacs and store.source(session.id).study and "DICOM-SEG" not in missing),
         "files": store.file_numbers(session.id),
+        "picked": {key: value for key, value in picked.items() if value is not None},
         "warnings": store.warnings(session.id),
         "state": describe_state(session),
         "overlay": describe_overlay(session),

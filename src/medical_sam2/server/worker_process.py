@@ -62,6 +62,11 @@ class ReadingOptions:
     series: int | str | None = None  # DICOM series of a folder, from 1, or its SeriesInstanceUID
     allow_gap: bool = False  # interpolate missing slices
 
+    def options(self) -> list[str]:
+        """As options of the command line."""
+        numbers = {"series": self.series, "frame": self.frame}
+        return [f"--{key} {value}" for key, value in numbers.items() if value is not None] + ["--allow-gap"] * self.allow_gap
+
 
 @dataclass(frozen=True)
 class ImageSource:
