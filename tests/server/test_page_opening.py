@@ -1,5 +1,6 @@
 """How an image is opened at the page: ways to read it, in the page's words; no session that nobody sees; one that is gone."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from medical_sam2.server.security import ServerSettings
 from tests.phantoms import phantom, segmenter
 from tests.server.browsing import Person, running
 from tests.server.conftest import saved
-from tests.server.test_page_gestures import hold
+from tests.server.test_page_gestures import clicked, hold, pressed
 
 inline = pytest.mark.usefixtures("inline")  # which tells no choices
 
@@ -54,6 +55,30 @@ def test_a_wrong_time_point_leaves_the_choice(person: Person, tmp_path: Path) ->
     person.wait("axial")
     assert (kept(tmp_path), len(listed(page))) == (1, 1)
     person.problems.clear()  # the browser tells of the refused requests
+
+
+def test_time_points_are_told_apart(person: Person, tmp_path: Path) -> None:
+    page, case = person.page, phantom("LPS")
+    for t in "21":
+        if t == "1":
+            page.get_by_role("button", name="Medical SAM 2").click()
+        page.locator("#files").set_input_files(moving(tmp_path))
+        page.get_by_label("Time point").fill(t)
+        page.get_by_label("Time point").press("Enter")
+        expect(page).to_have_title(re.compile(rf"^moving\.nii\.gz · time point {t} · "))
+    person.wait("axial")
+    clicked(person, case)
+    pressed(page, "t")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="NIfTI").click()
+    assert download.value.suggested_filename == "moving_t1_labels.nii.gz"
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: { writeText: async text => { window.said = text } } })")
+    page.get_by_role("button", name="Copy as options").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("window.said").startswith("medsam2 segment 'moving.nii.gz' --frame 1 --point")
+    page.get_by_role("button", name="Medical SAM 2").click()
+    expect(page.locator("section li .line > span")).to_contain_text(["time point 1", "time point 2"])
+    person.problems.clear()
 
 
 def test_whoever_opens_another_image_in_place_of_choosing_leaves_nothing_behind(person: Person, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ export interface State {
 export interface Overlay { modality: string | null; unit: string; hung_as: string; window: [number, number]; extent: [number, number] }
 export interface Statistics { label: number; name: string; volume_ml: number | null; mean: number | null; sd: number | null; minimum: number | null; maximum: number | null; intensity_unit: string }
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
+/** Which of several images of a source is open. */
+export interface Picked { series?: number; frame?: number }
 export interface Info {
-  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
+  id: string; kind: 'volume' | 'set'; shape: number[]; picked: Picked; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
   unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; files: number[]; warnings: string[]; overlay: Overlay | null; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; shape: number[]; structures: string[]; changed?: number; problem?: string }

@@ -1,5 +1,5 @@
 // Names of files, which stay in the browser: what is downloaded is called after them, as the command line calls it; and of structures.
-import type { Structure } from './api'
+import type { Info, Structure } from './api'
 
 const SUFFIX = /(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?$/i
 
@@ -11,6 +11,14 @@ export function stem(files: File[]): string {
   const folders = new Set(files.map((file) => file.webkitRelativePath.split('/').slice(0, -1).join('/')))
   return folders.size === 1 ? [...folders][0].split('/').at(-1) ?? '' : ''
 }
+
+/** Which of several images of its source it is: "series 2", "time point 1", "page 0". */
+export function picked({ kind, picked: { series, frame } }: Info): string[] {
+  return [...(series === undefined ? [] : [`series ${series}`]), ...(frame === undefined ? [] : [`${kind === 'set' ? 'page' : 'time point'} ${frame}`])]
+}
+
+/** The same behind a stem: "cine_t2", "study_series1". */
+export function picking(stem: string, which: string[]): string { return [stem, ...which.map((each) => each.replace('time point ', 't').replace(' ', ''))].filter(Boolean).join('_') }
 
 /** A number of things: "1 image", "2 images". */
 export function plural(count: number, what: string): string { return `${count} ${what}${count === 1 ? '' : 's'}` }
