@@ -1,12 +1,15 @@
 """Several tabs of one browser: what one sees of the other, and addresses that are pasted into one, in a real browser."""
 
 import re
+import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from medical_sam2.server import inference_queue
 from medical_sam2.server.inference_queue import InferenceQueue
 from tests.phantoms import phantom
 from tests.server.browsing import Person
@@ -72,6 +75,21 @@ def test_tracking_that_another_tab_began_is_followed(person: Person, tmp_path: P
     expect(other.locator(".go")).to_contain_text(" of ")
     come_back(person)
     expect(page.locator(".go")).to_contain_text(" of ")
+    expect(page.locator(".structures .ml")).to_contain_text("mL")
+
+
+def test_the_time_left_is_the_same_after_a_reload(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks, slices, stopped = count(0, 10), count(), threading.Event()
+    monkeypatch.setattr(inference_queue, "monotonic", lambda: next(ticks))  # ten seconds a slice
+    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: next(slices) > 4 and stopped.wait(30))
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    pressed(page, "t")
+    left = re.compile(r"^(4 of 16 · about 120|5 of 16 · about 110|6 of 16 · about 100) s left$")
+    for _ in range(2):
+        expect(page.locator(".go p")).to_have_text(left)
+        page.reload()
+    stopped.set()
     expect(page.locator(".structures .ml")).to_contain_text("mL")
 
 

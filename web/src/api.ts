@@ -24,7 +24,7 @@ export interface About {
 }
 export interface Row { label: number; plane: Plane; t: number; sure: number; area: number; said: boolean; look: boolean; rank?: number; gain?: number; why?: string }
 export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; black: number; white: number; whole: boolean; codes: Uint16Array | Uint8Array }
-export interface Told { kind: string; done: number; total: number; plane: Plane; t: number; message: string }
+export interface Told { kind: string; done: number; total: number; plane: Plane; t: number; message: string; seconds: number }
 export interface Gesture {
   label: number; plane: Plane; t: number; kind: Kind; points?: [number, number][]; positive?: boolean[]; runs?: number[]; frames?: number[]; width?: number
 }

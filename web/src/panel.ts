@@ -199,8 +199,8 @@ export class Panel {
   private going(): void {
     const { work } = this
     if (work.progress) {
-      const { done, total, began } = work.progress
-      const left = done > 2 && total > done ? ` · about ${Math.max(1, Math.round(((performance.now() - began) / 1000 / done) * (total - done)))} s left` : ''
+      const { done, total, seconds } = work.progress
+      const left = done > 2 && total > done ? ` · about ${Math.max(1, Math.round((seconds / done) * (total - done)))} s left` : ''
       return fill(this.go,
         h('progress', { max: String(total || 1), value: total ? String(done) : undefined, 'aria-label': 'Tracking' }),
         h('p', { class: 'fine' }, total ? `${done} of ${total}${left}` : 'Looking at the slice …'),

@@ -14,7 +14,7 @@ export type Draft = Omit<Gesture, 'label'>
 export interface Solid { span: Span; plane: Plane; t: number; inside: boolean }
 export interface Look { hidden: boolean; opacity: number; filled: boolean }
 export interface Cursor { s: number; p: number; l: number }
-export interface Progress { done: number; total: number; began: number }
+export interface Progress { done: number; total: number; seconds: number }
 const KEPT_FRAMES = 160
 const ASK_AGAIN_MS = 1000 // where the server did not answer
 const REST_MS = 250 // on a slice, before the network looks at it
@@ -430,7 +430,7 @@ export class Work {
   private follow(): void {
     this.stream?.close()
     const stream = (this.stream = new EventSource(`api/${this.path('events')}`))
-    this.progress = { done: 0, total: 0, began: performance.now() }
+    this.progress = { done: 0, total: 0, seconds: 0 }
     this.tell('progress')
     stream.addEventListener('frame', (event) => this.onFrame(JSON.parse(event.data as string) as Told))
     for (const kind of ['done', 'cancelled', 'failed', 'idle']) stream.addEventListener(kind, (event) => void this.onEnd(stream, kind, event))
@@ -438,7 +438,7 @@ export class Work {
   }
 
   private onFrame(told: Told): void {
-    if (this.progress) this.progress = { ...this.progress, done: told.done, total: told.total }
+    if (this.progress) this.progress = { done: told.done, total: told.total, seconds: told.seconds }
     this.tell('progress')
     const now = performance.now()
     const seen = told.plane && this.place(told.plane).t === told.t
