@@ -211,7 +211,7 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
 
 
 def whole_range(array: NDArray[np.generic]) -> Window:
-    """Smallest to largest intensity; where codes of 16 bits cannot tell all of them, without what lies absurdly far from the rest."""
+    """Smallest to largest intensity; where 16 bits cannot tell all, without what lies absurdly far from the rest."""
     if array.dtype.kind in "iu":
         lowest, highest = int(array.min()), int(array.max())
         if 0 < highest - lowest <= LEVELS:

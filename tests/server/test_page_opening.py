@@ -72,7 +72,9 @@ def test_time_points_are_told_apart(person: Person, tmp_path: Path) -> None:
     with page.expect_download() as download:
         page.get_by_role("link", name="NIfTI").click()
     assert download.value.suggested_filename == "moving_t1_labels.nii.gz"
-    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: { writeText: async text => { window.said = text } } })")
+    page.evaluate(
+        "Object.defineProperty(navigator, 'clipboard', { value: { writeText: async text => { window.said = text } } })"
+    )
     page.get_by_role("button", name="Copy as options").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("window.said").startswith("medsam2 segment 'moving.nii.gz' --frame 1 --point")

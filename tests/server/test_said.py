@@ -74,7 +74,12 @@ def test_the_command_finds_what_the_session_found(
 @pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize(("how", "option"), [({"frame": 2}, "--frame 2"), ({"series": 2}, "--series 2")])
 def test_the_command_reads_the_image_that_the_session_is_of(
-    serve: Callable[..., Served], tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, int], option: str
+    serve: Callable[..., Served],
+    tmp_path: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: dict[str, int],
+    option: str,
 ) -> None:
     monkeypatch.setattr(LOADED, known)
     place, case = several(tmp_path / "library", option)
