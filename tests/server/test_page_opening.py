@@ -63,8 +63,8 @@ def test_time_points_are_told_apart(person: Person, tmp_path: Path) -> None:
         if t == "1":
             page.get_by_role("button", name="Medical SAM 2").click()
         page.locator("#files").set_input_files(moving(tmp_path))
-        page.get_by_label("Time point").fill(t)
-        page.get_by_label("Time point").press("Enter")
+        page.get_by_label("Time point", exact=True).fill(t)
+        page.get_by_label("Time point", exact=True).press("Enter")
         expect(page).to_have_title(re.compile(rf"^moving\.nii\.gz · time point {t} · "))
     person.wait("axial")
     clicked(person, case)
@@ -237,6 +237,25 @@ def test_a_double_click_opens_once(browser: Browser, tmp_path: Path) -> None:
         page.keyboard.press("Enter")
         expect(page.locator(".structures .name")).to_have_count(1)
         assert person.problems == []
+        page.context.close()
+
+
+@inline
+def test_images_of_the_folder_that_is_served_are_told_by_their_names(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "library").mkdir()
+    for name in "acd":
+        Image.fromarray(np.full((20, 30), 80, np.uint8)).save(tmp_path / "library" / f"{name}.png")
+    (tmp_path / "library" / "b.png").write_bytes(b"broken")
+    settings = ServerSettings(tmp_path / "state", library=tmp_path / "library", token="t" * 32)
+    with running(settings, InferenceQueue(segmenter)) as settings:
+        person = Person.at(browser, settings)
+        page = person.page
+        page.get_by_role("button", name="all images of this folder").click()
+        for _ in range(2):
+            expect(page.locator(".bar .warning")).to_contain_text("1 of 4 files left out: b.png (")
+            page.get_by_role("button", name="Image 2", exact=True).click()
+            expect(page.locator(".view.image .counter")).to_have_text("2 / 3 · c.png")
+            page.reload()
         page.context.close()
 
 

@@ -16,7 +16,7 @@ export interface PlaneInfo { name: Plane; frames: number; size: [number, number]
 export interface Picked { series?: number; frame?: number }
 export interface Info {
   id: string; kind: 'volume' | 'set'; shape: number[]; picked: Picked; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
-  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; files: number[]; warnings: string[]; overlay: Overlay | null; state: State
+  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; files: number[]; names: string[]; warnings: string[]; overlay: Overlay | null; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; shape: number[]; structures: string[]; changed?: number; problem?: string }
 export interface About {

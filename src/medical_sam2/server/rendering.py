@@ -330,6 +330,7 @@ def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
         "missing": missing,
         "pacs": bool(store.settings.pacs and store.source(session.id).study and "DICOM-SEG" not in missing),
         "files": store.file_numbers(session.id),
+        "names": store.file_names(session.id),
         "picked": {key: value for key, value in picked.items() if value is not None},
         "warnings": store.warnings(session.id),
         "state": describe_state(session),
