@@ -14,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from medical_sam2.errors import PromptError
+from medical_sam2.intensity_window import percentile_window
 from medical_sam2.server.segmentation import SessionImageSet, SessionResult
 from medical_sam2.volume import SliceConfidence
 from tests.server.browsing import Person
@@ -314,6 +315,13 @@ def test_the_cross_hair_stays_on_a_smaller_image(person: Person, tmp_path: Path)
     pressed(page, "Enter")
     expect(page.locator(".view.image")).to_have_attribute("data-pending", "0")
     assert state(page)["said"][-1]["points"] == [[29, 39]]
+
+
+def test_the_line_on_the_network_is_of_the_image_in_view(person: Person, tmp_path: Path) -> None:
+    for t, array in enumerate(mixed(person, tmp_path)):
+        person.page.get_by_role("button", name=f"Image {t + 1}", exact=True).click()
+        seen = percentile_window(array)
+        expect(person.page.locator(".sees")).to_have_text(f"The network sees {seen}.")
 
 
 def test_a_reloaded_set_tells_which_file_an_image_is(person: Person, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ export interface About {
   library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; may_edit: boolean; visitor: string; windows: Record<string, [number, number]>
 }
 export interface Row { label: number; plane: Plane; t: number; sure: number; area: number; said: boolean; look: boolean; rank?: number; gain?: number; why?: string }
-export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; black: number; white: number; whole: boolean; codes: Uint16Array | Uint8Array }
+export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; black: number; white: number; whole: boolean; seen: string; codes: Uint16Array | Uint8Array }
 export interface Told { kind: string; done: number; total: number; plane: Plane; t: number; message: string; seconds: number }
 export interface Gesture {
   label: number; plane: Plane; t: number; kind: Kind; points?: [number, number][]; positive?: boolean[]; runs?: number[]; frames?: number[]; width?: number
@@ -91,7 +91,7 @@ export async function frame(id: string, plane: Plane, t: number, side = 0, what 
   const buffer = await answer.arrayBuffer()
   const channels = told('channels')
   const codes = channels === 3 ? new Uint8Array(buffer) : new Uint16Array(buffer)
-  return { rows: told('rows'), columns: told('columns'), channels, low: told('low'), high: told('high'), black: told('black'), white: told('white'), whole: told('whole') === 1, codes }
+  return { rows: told('rows'), columns: told('columns'), channels, low: told('low'), high: told('high'), black: told('black'), white: told('white'), whole: told('whole') === 1, seen: answer.headers.get('x-seen-as') ?? '', codes }
 }
 
 /** Send files as a session of its own, which is not yet opened; how much of all has come is told. */

@@ -119,7 +119,7 @@ export class SliceView {
     this.frame = frame
     this.frameT = t
     this.second = second
-    if (this.plane === 'image') this.work.came(frame.rows, frame.columns)
+    if (this.plane === 'image') this.work.came(frame)
     this.drawImage()
     this.drawTint()
     this.paint()
@@ -135,7 +135,11 @@ export class SliceView {
       if (t !== this.shownT) return
       this.labels = labels
       this.doubt = doubt
-    } catch { return }
+    } catch {
+      if (!this.work.shutOut || !this.frame || t !== this.shownT) return
+      this.labels = new Uint8Array(this.frame.rows * this.frame.columns)
+      this.doubt = null
+    }
     if (draw) { this.drawTint(); this.paint() }
   }
 

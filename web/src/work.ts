@@ -26,6 +26,7 @@ export class Work {
   rows: Row[] = []
   cursor: Cursor
   image = 0
+  seen = '' // intensities of the image in view that the network sees, in words
   private shown = UNKNOWN // rows and columns of the image of a set, as soon as it is there
   tool: Tool = 'plus'
   outside = false
@@ -46,6 +47,7 @@ export class Work {
   message = ''
   names: string[] = []
   first = true
+  shutOut = false // whether the server is another one, which does not let this page in
   private labelsAge = 0
   private readonly frames = new Map<string, Promise<Frame>>()
   private readonly listeners: ((change: Change) => void)[] = []
@@ -113,8 +115,9 @@ export class Work {
   }
 
   /** An image of a set is there, which may be smaller than the one before: the cross hair stays on it. */
-  came(rows: number, columns: number): void {
+  came({ rows, columns, seen }: Frame): void {
     this.shown = [rows, columns]
+    if (this.seen !== seen) { this.seen = seen; this.tell('window') }
     const { p, l } = this.cursor
     if (p >= rows || l >= columns) this.move('image', this.image, p, l)
   }
@@ -147,12 +150,18 @@ export class Work {
   labels(plane: Plane, t: number, signal?: AbortSignal): Promise<Uint8Array> { return api.bytes(this.path(`labels/${plane}/${t}`), signal) }
   doubtOf(plane: Plane, t: number, signal?: AbortSignal): Promise<Uint8Array> { return api.bytes(this.path(`doubt/${plane}/${t}`), signal) }
 
+  private windows(state: State): string { return [...new Set([this.info.seen_as, ...state.structures.filter((each) => each.said).map((each) => each.seen_as)])].sort().join() }
+
   private take(state: State): void {
     if (state.version < this.state.version) return // an answer that was overtaken
+    const others = this.info.kind === 'set' && this.windows(state) !== this.windows(this.state)
     this.state = state
     if (!this.active) this.label = state.structures.at(-1)?.label ?? 0
     this.tell('state')
     this.tell('labels')
+    if (!others) return
+    this.frames.clear() // images of a CT are shown as the network sees them, which depends on what was pointed at
+    this.tell('fusion')
   }
 
   /** One after the other. Those that wait when somebody else was first are dropped: they were meant for what was seen then. */
@@ -475,9 +484,12 @@ export class Work {
       this.tell('fusion') // slices that could not be loaded
       if (this.state.busy && this.stream) this.follow()
     } catch (error) {
-      const why = error instanceof api.Problem && error.status ? error.message : 'Asking again until it answers …'
-      this.message = `${broke} ${why[0].toUpperCase()}${why.slice(1)}`
-      if (this.stream && (!(error instanceof api.Problem) || error.status !== 404)) this.waits = window.setTimeout(() => void this.recover(), ASK_AGAIN_MS)
+      const status = error instanceof api.Problem ? error.status : 0
+      const why = error instanceof api.Problem && status ? error.message : 'Asking again until it answers …'
+      this.shutOut = status === 401
+      this.message = `${this.shutOut ? 'The server was started anew.' : broke} ${why[0].toUpperCase()}${why.slice(1)}${this.shutOut ? '.' : ''}`
+      if (this.shutOut) this.tell('labels') // slices of what was being tracked are not kept
+      else if (this.stream && status !== 404) this.waits = window.setTimeout(() => void this.recover(), ASK_AGAIN_MS)
       if (this.message === message) return
     }
     this.tell('state')

@@ -65,7 +65,7 @@ def encode_frame(frame: NDArray[np.generic], window: Window, side: int, shown: W
     codes = np.ascontiguousarray(shown.as_bytes(frame)) if coloured else np.rint(65_535 * window.apply(frame)).astype("<u2")
     size = {"x-rows": str(frame.shape[0]), "x-columns": str(frame.shape[1]), "x-channels": "3" if coloured else "1"}
     headers = {**size, "x-low": repr(window.low), "x-high": repr(window.high), "x-whole": str(int(frame.dtype.kind in "iu"))}
-    headers |= {"x-black": repr(shown.low), "x-white": repr(shown.high)}
+    headers |= {"x-black": repr(shown.low), "x-white": repr(shown.high), "x-seen-as": str(shown)}
     return Encoded(codes.tobytes(), "application/octet-stream", headers)
 
 
