@@ -3,7 +3,7 @@ import * as api from './api'
 import type { About, Info, Plane, Summary } from './api'
 import { fill, h, icon, typing } from './dom'
 import * as memory from './memory'
-import { called, named, plural, reworded } from './names'
+import { called, named, numbered, plural, reworded } from './names'
 import { Panel, TOOL_KEYS, missing, offered } from './panel'
 import { size as sizeOf } from './reading'
 import { Start } from './start'
@@ -62,6 +62,7 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   const work = (opened = new Work(info, about.may_edit))
   memory.name(info, names, stem)
   work.names = info.names.length ? called(info.files, info.names) : !names.length ? memory.names(info.id) : info.kind === 'set' ? called(info.files, names) : names
+  if (info.kind === 'set' && !work.names.length) work.names = numbered(info.files)
   memory.restore(work)
   const title = memory.title(info.id)
   document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'

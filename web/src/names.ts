@@ -32,6 +32,9 @@ export function download(stem: string, form: string): string {
 /** The name of each image's file, by its number; none where it is not known. */
 export function called(files: number[], names: string[]): string[] { return files.every((number) => number <= names.length) ? files.map((number) => names[number - 1]) : [] }
 
+/** Images whose names nobody knows have the numbers of their files, where others were left out and these differ from their own. */
+export function numbered(files: number[]): string[] { return new Set(files).size === files.length ? files.map((number, i) => (number === i + 1 ? '' : `file ${number}`)) : [] }
+
 /** What the server tells of files, which it knows by their numbers, or of the only one, under their names. */
 export function named(text: string, names: string[]): string {
   const told = text.replace(/\bfile (\d+)\b/g, (words, number) => names[Number(number) - 1] ?? words)
