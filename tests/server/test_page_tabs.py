@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from medical_sam2.server import inference_queue
+from medical_sam2.server.app import address
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.security import ServerSettings
 from tests.phantoms import phantom, segmenter
@@ -138,7 +139,7 @@ def test_a_server_that_was_started_anew_is_told_once_and_slices_that_are_lost_go
         page.locator(".view.axial input[type=range]").fill(str(MIDDLE + 1))
         expect(person.view("axial")).to_have_attribute("aria-label", re.compile(f"slice {MIDDLE + 1}, .*: structure 1"))
     stopped.set()
-    with running(replace(first, token="u" * 32), InferenceQueue(segmenter), settings.port):
+    with running(replace(first, token="u" * 32), InferenceQueue(segmenter), settings.port) as anew:
         told = "The server was started anew. Open the address that `medsam2 serve` printed."
         expect(page.locator(".go .warn")).to_have_text(told)
         expect(page.locator("header .status")).to_have_text(told)
@@ -146,7 +147,11 @@ def test_a_server_that_was_started_anew_is_told_once_and_slices_that_are_lost_go
         asked = len(person.asked)
         page.wait_for_timeout(1500)
         assert len(person.asked) == asked
-    page.context.close()
+        page.context.new_page().goto(address(anew))
+        come_back(person)  # with the cookie that the other tab was given
+        expect(page.locator(".go .warn")).to_contain_text("It answers again; what was being applied was not kept.")
+        changes(page, 1)
+        page.context.close()
 
 
 def test_the_page_goes_on_after_the_connection_broke(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,7 @@ export class Work {
   /** What was done in another tab meanwhile, or is being done; asked for where nothing of this one is on its way. */
   async catchUp(): Promise<void> {
     if (this.progress || this.pending.length || this.adding || this.asking) return
+    if (this.shutOut) return this.recover() // another tab may have been let in
     this.asking = true
     try {
       const { version, busy } = this.state
@@ -480,6 +481,7 @@ export class Work {
     const { message, state: { tracked } } = this
     try {
       await this.refresh()
+      this.shutOut = false
       this.message = this.state.busy || this.state.tracked !== tracked ? '' : `${broke} It answers again; what was being applied was not kept.`
       this.tell('fusion') // slices that could not be loaded
       if (this.state.busy && this.stream) this.follow()
