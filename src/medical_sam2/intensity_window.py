@@ -26,6 +26,8 @@ SAMPLE = 2_000_000  # voxels that decide
 PADDED_HU = -1100.0  # below air: what scanners and resampling put where nothing was measured
 HIGHEST_HU = 3100.0  # of 12 bits
 OUTLIERS = 0.05  # of a CT's voxels, at most, are metal or padding of an odd value in its midst
+RANGES_BEYOND = 32  # times the usual range of intensities that outliers may lie beyond it
+LEVELS = 65_535  # steps of the codes that the page is sent
 HUGE = 1e100  # its square, and sums of such squares, are numbers still; what is larger is scaled before it is squared
 NOISE = 0.7  # share of the variance that neighbours do not have in common, from which on there is nothing but noise
 SAMPLED_PLANES, PAIRS = 8, 64  # that are looked at, at most; that are needed, at least
@@ -206,6 +208,19 @@ def percentile_window(array: NDArray[np.generic]) -> Window:
     source = "percentiles 0.5 to 99.5" + (f", background {base + background:g} left out" if background is not None else "")
     source += "".join(f", of which {base + end:g} is far from all else" for end in (low, high) if _lonely(tissue, end))
     return Window(base + low, base + high, source)
+
+
+def whole_range(array: NDArray[np.generic]) -> Window:
+    """Smallest to largest intensity; where 16 bits cannot tell all, without what lies absurdly far from the rest."""
+    if array.dtype.kind in "iu":
+        lowest, highest = int(array.min()), int(array.max())
+        if 0 < highest - lowest <= LEVELS:
+            return Window(lowest, highest)
+    usual = percentile_window(array)
+    reach = RANGES_BEYOND * (usual.high - usual.low)
+    low = max(usual.low - reach, float(np.fmin.reduce(array, axis=None)))
+    high = min(usual.high + reach, float(np.fmax.reduce(array, axis=None)))
+    return Window(low, max(high, low + (usual.high - usual.low)))
 
 
 # Wrong either way is bad: an MR through a window of a CT is black, a CT through percentiles loses its soft tissue.

@@ -27,10 +27,11 @@ expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager
-def running(settings: ServerSettings, queue: InferenceQueue) -> Iterator[ServerSettings]:
-    """A real server on a free port of this machine."""
+def running(settings: ServerSettings, queue: InferenceQueue, port: int = 0) -> Iterator[ServerSettings]:
+    """A real server on a port of this machine, by default a free one."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
         settings = replace(settings, port=probe.getsockname()[1])
     one: uvicorn.Server = server(settings, queue)
     thread = threading.Thread(target=one.run, daemon=True)

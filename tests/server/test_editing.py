@@ -381,9 +381,32 @@ def test_loaded_ones_take_only_what_is_free(editor: Editor, tmp_path: Path) -> N
     new = state["structures"][-1]
     assert new["value"] == 3  # 1 is taken
     assert ((editor.labels == new["label"]) == ((wide > 0) & (before == 0))).all()
-    assert state["notes"] == [f"{int(((wide > 0) & (before > 0)).sum())} voxels were left to structures that are there"]
+    assert state["notes"] == [
+        f"{int(((wide > 0) & (before > 0)).sum())} voxels were left to structures that are there",
+        "numbers in files that others have already were changed: 1 is now 3",
+    ]
     assert "nothing in it is new" in editor.do("outlines", 422, upload=editor.upload(path))["error"]
     assert editor.state["structures"] == state["structures"]
+
+
+def test_loaded_and_later_ones_have_names_of_their_own(editor: Editor, tmp_path: Path) -> None:
+    wide = np.zeros_like(editor.case.truth)
+    wide[:, 1:, 2:5], wide[:, 1:, 5:8], wide[:, 1:, 8:] = 1, 4, 6
+    named = Segmentation(wide, editor.case.volume.affine, {1: "structure 1", 6: "cyst"})
+    io.save(named, path := tmp_path / "wide.seg.nrrd", editor.case.volume)
+    state = editor.do("outlines", upload=editor.upload(path, ".nrrd"))
+    assert [each["name"] for each in state["structures"]] == [
+        "structure 1",
+        "structure 2",
+        "structure 3",
+        "structure 4",
+        "cyst",
+    ]
+    assert [each["value"] for each in state["structures"][2:]] == [3, 4, 6]
+    editor.do("structures/4", name="structure 6")
+    assert editor.do("structures")["structures"][-1]["name"] == "structure 7"
+    assert editor.do("structures/6", name="liver")["structures"][-1]["name"] == "liver"
+    assert editor.do("undo")["structures"][-1]["name"] == "cyst"  # its name was given with it: one step
 
 
 def test_a_second_image_lies_where_its_affine_says(served: Served, tmp_path: Path) -> None:

@@ -196,6 +196,11 @@ def test_images_that_cannot_be_read_are_left_out_and_named(person: Person, tmp_p
     expect(page.locator(".view.image .counter")).to_contain_text("2 / 3 · person 2.png")
     page.reload()
     expect(warning).to_contain_text("2 of 5 files left out: notes.txt (no picture), person 1.png (")
+    page.evaluate("localStorage.clear()")  # as in another browser
+    page.reload()
+    expect(warning).to_contain_text("2 of 5 files left out: file 1 (no picture), file 3 (")
+    page.get_by_role("button", name="Image 2", exact=True).click()
+    expect(page.locator(".view.image .counter")).to_have_text("2 / 3 · file 4")
     page.get_by_role("button", name="Medical SAM 2").click()
     page.locator("#files").set_input_files(sorted(folder.glob("person *.png"))[1:])  # the broken one first
     expect(page).to_have_title(re.compile(r"^person 2\.png and 1 more · "))

@@ -1,5 +1,6 @@
 """How an image is opened at the page: ways to read it, in the page's words; no session that nobody sees; one that is gone."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from medical_sam2.server.security import ServerSettings
 from tests.phantoms import phantom, segmenter
 from tests.server.browsing import Person, running
 from tests.server.conftest import saved
-from tests.server.test_page_gestures import hold
+from tests.server.test_page_gestures import clicked, hold, pressed
 
 inline = pytest.mark.usefixtures("inline")  # which tells no choices
 
@@ -54,6 +55,32 @@ def test_a_wrong_time_point_leaves_the_choice(person: Person, tmp_path: Path) ->
     person.wait("axial")
     assert (kept(tmp_path), len(listed(page))) == (1, 1)
     person.problems.clear()  # the browser tells of the refused requests
+
+
+def test_time_points_are_told_apart(person: Person, tmp_path: Path) -> None:
+    page, case = person.page, phantom("LPS")
+    for t in "21":
+        if t == "1":
+            page.get_by_role("button", name="Medical SAM 2").click()
+        page.locator("#files").set_input_files(moving(tmp_path))
+        page.get_by_label("Time point", exact=True).fill(t)
+        page.get_by_label("Time point", exact=True).press("Enter")
+        expect(page).to_have_title(re.compile(rf"^moving\.nii\.gz · time point {t} · "))
+    person.wait("axial")
+    clicked(person, case)
+    pressed(page, "t")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="NIfTI").click()
+    assert download.value.suggested_filename == "moving_t1_labels.nii.gz"
+    page.evaluate(
+        "Object.defineProperty(navigator, 'clipboard', { value: { writeText: async text => { window.said = text } } })"
+    )
+    page.get_by_role("button", name="Copy as options").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("window.said").startswith("medsam2 segment 'moving.nii.gz' --frame 1 --point")
+    page.get_by_role("button", name="Medical SAM 2").click()
+    expect(page.locator("section li .line > span")).to_contain_text(["time point 1", "time point 2"])
+    person.problems.clear()
 
 
 def test_whoever_opens_another_image_in_place_of_choosing_leaves_nothing_behind(person: Person, tmp_path: Path) -> None:
@@ -210,6 +237,25 @@ def test_a_double_click_opens_once(browser: Browser, tmp_path: Path) -> None:
         page.keyboard.press("Enter")
         expect(page.locator(".structures .name")).to_have_count(1)
         assert person.problems == []
+        page.context.close()
+
+
+@inline
+def test_images_of_the_folder_that_is_served_are_told_by_their_names(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "library").mkdir()
+    for name in "acd":
+        Image.fromarray(np.full((20, 30), 80, np.uint8)).save(tmp_path / "library" / f"{name}.png")
+    (tmp_path / "library" / "b.png").write_bytes(b"broken")
+    settings = ServerSettings(tmp_path / "state", library=tmp_path / "library", token="t" * 32)
+    with running(settings, InferenceQueue(segmenter)) as settings:
+        person = Person.at(browser, settings)
+        page = person.page
+        page.get_by_role("button", name="all images of this folder").click()
+        for _ in range(2):
+            expect(page.locator(".bar .warning")).to_contain_text("1 of 4 files left out: b.png (")
+            page.get_by_role("button", name="Image 2", exact=True).click()
+            expect(page.locator(".view.image .counter")).to_have_text("2 / 3 · c.png")
+            page.reload()
         page.context.close()
 
 

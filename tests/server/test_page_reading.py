@@ -102,6 +102,17 @@ def test_window_as_numbers(person: Person, tmp_path: Path) -> None:
         width.press("Enter")
         expect(width).to_have_value("0.02")
         assert (page.evaluate(shown, person.view("axial").element_handle()) == 0) == dark  # 0.8 lies below 0.9, above 0.2
+    for field, wrong, told in (
+        (width, "0", "width is a number above 0"),
+        (width, "-3", ""),
+        (width, "", ""),
+        (level, "", "level is a number"),
+    ):
+        field.fill(wrong)
+        field.press("Enter")
+        expect(page.locator(".alert span").last).to_have_text(f"The {told or 'width is a number above 0'}.")
+        expect(field).to_have_value("0.02" if field is width else "0.2")
+        assert float(width.input_value()) == 0.02
 
 
 def test_the_scale_bar_is_as_long_as_it_says(person: Person, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from medical_sam2.errors import PromptError
+from medical_sam2.intensity_window import percentile_window
 from medical_sam2.server.segmentation import SessionImageSet, SessionResult
+from medical_sam2.volume import SliceConfidence
 from tests.server.browsing import Person
 from tests.server.test_editing_sets import IMAGES, SIDE, block, ring
 from tests.server.test_page_gestures import hold, pressed, state
@@ -236,6 +238,50 @@ def test_keys_of_tools_of_volumes_alone_say_so(person: Person, tmp_path: Path) -
     expect(person.page.get_by_role("radio", name="Inside", exact=True)).to_have_attribute("aria-checked", "true")
 
 
+def test_the_sheet_tells_the_least_sure_structure_that_is_there(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = SessionImageSet.track
+    told = (0.4, 30, False), (0.0, 0, False), (0.0, 0, False)  # how sure it is of the block, and whether it is there
+
+    def track(*asked: Any) -> SessionResult:
+        result = known(*asked)
+        rows = list[SliceConfidence]()
+        for row in result.rows:
+            sure, area, said = told[row.slice] if row.object == 2 or row.slice == 2 else (0.96, 30, row.slice == 0)
+            rows.append(replace(row, confidence=sure, area_px=area, prompted=said, look_here=sure < 0.5))
+        return replace(result, rows=tuple(rows))
+
+    monkeypatch.setattr(SessionImageSet, "track", track)
+    outlined(person, tmp_path)
+    tiles, notes = person.page.locator(".tile"), person.page.locator(".tile .note")
+    expect(notes).to_have_text(["40 %", "96 %", "nothing"])
+    for t, (title, unsure) in enumerate((("ring: prompted, block: 40 %", True), ("ring: 96 %", False), ("", False))):
+        expect(tiles.nth(t)).to_have_attribute("title", title)
+        assert ("unsure" in (tiles.nth(t).get_attribute("class") or "")) == unsure
+
+
+def test_the_brush_and_the_reading_know_an_images_own_intensities(person: Person, tmp_path: Path) -> None:
+    """Those that the network sees as black and white, too."""
+    picture = np.random.default_rng(0).integers(70, 190, SHAPE).astype(np.uint8)
+    picture[10, 10:16], picture[30, 30] = (202, 203, 204, 230, 254, 255), 0
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    page, readout = person.page, person.page.locator(".view.image .readout")
+    page.locator("#files").set_input_files(tmp_path / "a.png")
+    person.wait("image")
+    for spot, value in (((10, 11), 203), ((10, 15), 255), ((30, 30), 0)):
+        page.mouse.move(*person.place("image", spot, SHAPE, SPACING))
+        expect(readout).to_have_text(f"X {spot[1]}  Y {spot[0]}  ·  {value}")
+    pressed(page, "d")
+    for changes, (low, high) in enumerate(((203, 203), (204, 254), (255, 255)), 1):
+        for end, value in (("from", low), ("to", high)):
+            page.get_by_label(f"Paint {end}").fill(str(value))
+            page.get_by_label(f"Paint {end}").press("Enter")
+        person.drag("image", ((10, 8), (10, 18)), SHAPE, SPACING)
+        expect(page.locator(".go")).to_contain_text(f"{changes} change")
+        assert (labels(person, 0) == ((picture >= 203) & (picture <= high))).all()
+
+
 def mixed(person: Person, folder: Path) -> list[NDArray[np.uint8]]:
     """A set of a large, a small and a wide image, each with a brightness of its own; the arrays."""
     sizes = (80, 100), (30, 40), (40, 120)
@@ -269,6 +315,13 @@ def test_the_cross_hair_stays_on_a_smaller_image(person: Person, tmp_path: Path)
     pressed(page, "Enter")
     expect(page.locator(".view.image")).to_have_attribute("data-pending", "0")
     assert state(page)["said"][-1]["points"] == [[29, 39]]
+
+
+def test_the_line_on_the_network_is_of_the_image_in_view(person: Person, tmp_path: Path) -> None:
+    for t, array in enumerate(mixed(person, tmp_path)):
+        person.page.get_by_role("button", name=f"Image {t + 1}", exact=True).click()
+        seen = percentile_window(array)
+        expect(person.page.locator(".sees")).to_have_text(f"The network sees {seen}.")
 
 
 def test_a_reloaded_set_tells_which_file_an_image_is(person: Person, tmp_path: Path) -> None:

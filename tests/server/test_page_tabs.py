@@ -1,17 +1,23 @@
 """Several tabs of one browser: what one sees of the other, and addresses that are pasted into one, in a real browser."""
 
 import re
+import threading
 import time
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from medical_sam2.server import inference_queue
+from medical_sam2.server.app import address
 from medical_sam2.server.inference_queue import InferenceQueue
-from tests.phantoms import phantom
-from tests.server.browsing import Person
+from medical_sam2.server.security import ServerSettings
+from tests.phantoms import phantom, segmenter
+from tests.server.browsing import Person, running
 from tests.server.conftest import saved
-from tests.server.test_page_gestures import changes, clicked, opened, pressed, state
+from tests.server.test_page_gestures import MIDDLE, changes, clicked, opened, pressed, state
 
 pytestmark = pytest.mark.usefixtures("inline")
 
@@ -75,6 +81,21 @@ def test_tracking_that_another_tab_began_is_followed(person: Person, tmp_path: P
     expect(page.locator(".structures .ml")).to_contain_text("mL")
 
 
+def test_the_time_left_is_the_same_after_a_reload(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks, slices, stopped = count(0, 10), count(), threading.Event()
+    monkeypatch.setattr(inference_queue, "monotonic", lambda: next(ticks))  # ten seconds a slice
+    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: next(slices) > 4 and stopped.wait(30))
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    pressed(page, "t")
+    left = re.compile(r"^(4 of 16 · about 120|5 of 16 · about 110|6 of 16 · about 100) s left$")
+    for _ in range(2):
+        expect(page.locator(".go p")).to_have_text(left)
+        page.reload()
+    stopped.set()
+    expect(page.locator(".structures .ml")).to_contain_text("mL")
+
+
 def test_the_address_of_a_session_may_be_pasted_into_a_tab(person: Person, tmp_path: Path) -> None:
     """The browser loads nothing where only what follows the # is another one."""
     page = person.page
@@ -101,6 +122,36 @@ def test_the_address_of_a_session_may_be_pasted_into_a_tab(person: Person, tmp_p
     page.evaluate("location.hash = 'f'.repeat(32)")
     expect(page.locator(".start")).to_be_visible()
     person.problems.clear()  # the browser tells of what is not there
+
+
+def test_a_server_that_was_started_anew_is_told_once_and_slices_that_are_lost_go(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices, stopped = count(), threading.Event()
+    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: next(slices) > 4 and stopped.wait(30))
+    first = ServerSettings(tmp_path / "state", token="t" * 32)
+    with running(first, InferenceQueue(segmenter)) as settings:
+        person = Person.at(browser, settings)
+        page, case = person.page, opened(person, tmp_path)
+        clicked(person, case)
+        pressed(page, "t")
+        expect(page.locator(".go p")).to_contain_text(" of 16")
+        page.locator(".view.axial input[type=range]").fill(str(MIDDLE + 1))
+        expect(person.view("axial")).to_have_attribute("aria-label", re.compile(f"slice {MIDDLE + 1}, .*: structure 1"))
+    stopped.set()
+    with running(replace(first, token="u" * 32), InferenceQueue(segmenter), settings.port) as anew:
+        told = "The server was started anew. Open the address that `medsam2 serve` printed."
+        expect(page.locator(".go .warn")).to_have_text(told)
+        expect(page.locator("header .status")).to_have_text(told)
+        expect(person.view("axial")).to_have_attribute("aria-label", re.compile(f"slice {MIDDLE + 1}, .*: nothing outlined"))
+        asked = len(person.asked)
+        page.wait_for_timeout(1500)
+        assert len(person.asked) == asked
+        page.context.new_page().goto(address(anew))
+        come_back(person)  # with the cookie that the other tab was given
+        expect(page.locator(".go .warn")).to_contain_text("It answers again; what was being applied was not kept.")
+        changes(page, 1)
+        page.context.close()
 
 
 def test_the_page_goes_on_after_the_connection_broke(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

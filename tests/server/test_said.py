@@ -4,9 +4,11 @@ import io
 import json
 import shlex
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -18,9 +20,12 @@ from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.segmentation import SessionVolume
 from medical_sam2.server.session import Session
 from medical_sam2.server.state import Gesture
+from medical_sam2.tracking.plan import PLANES
 from medical_sam2.volume import Volume
 from tests.cli.conftest import LOADED, known, weights
-from tests.server.conftest import saved, session
+from tests.io.making import Series
+from tests.phantoms import Phantom, phantom
+from tests.server.conftest import Served, saved, session
 from tests.server.test_gestures import CLICK, OUT, drawn, said, tracked
 
 __all__ = ["weights"]
@@ -64,6 +69,54 @@ def test_the_command_finds_what_the_session_found(
         assert main([{"IMAGE": "image.nii.gz"}.get(word, word) for word in words[1:]] + [*usual, "--overwrite"]) == 0
         assert (labels(tmp_path / "labels.nii.gz") == found).all()
     assert load_prompts(tmp_path / "prompts.json", case.volume).names == {1: "my 'liver'"}
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize(("how", "option"), [({"frame": 2}, "--frame 2"), ({"series": 2}, "--series 2")])
+def test_the_command_reads_the_image_that_the_session_is_of(
+    serve: Callable[..., Served],
+    tmp_path: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: dict[str, int],
+    option: str,
+) -> None:
+    monkeypatch.setattr(LOADED, known)
+    place, case = several(tmp_path / "library", option)
+    served = serve(library=tmp_path / "library")
+    id = served.post("sessions", library=0)["id"]
+    info = served.post(f"sessions/{id}/open", **how)
+    assert info["picked"] == how
+    served.post(f"sessions/{id}/structures", version=0)
+    _, y, x = PLANES["axial"].project(case.voxel(1), case.volume.shape, case.code)
+    click = {"plane": "axial", "t": 8, "kind": "points", "points": [[y, x]], "positive": [True]}
+    served.post(f"sessions/{id}/say", version=1, label=1, **click)
+    text = served.http.get(f"/api/sessions/{id}/options").json()["text"]
+    assert text.startswith(f"medsam2 segment IMAGE {option} --point")
+    served.post(f"sessions/{id}/track", version=2)
+    job = served.store.get(id).job
+    assert job is not None
+    job.wait(30)
+    (tmp_path / "found.nii.gz").write_bytes(served.http.get(f"/api/sessions/{id}/download/nii.gz").content)
+    monkeypatch.chdir(tmp_path)
+    words = [str(place) if word == "IMAGE" else word for word in shlex.split(text)[1:]]
+    assert main([*words, "--weights", str(weights), "--device", "cpu", "--precision", "fp32", "--threads", "1"]) == 0
+    found = labels(tmp_path / "found.nii.gz")
+    assert found.any()
+    assert (labels(tmp_path / "labels.nii.gz") == found).all()
+
+
+def several(library: Path, option: str) -> tuple[Path, Phantom]:
+    """Three time points in a file, or two series in a folder, of which the last has the phantom; it, and the phantom."""
+    library.mkdir()
+    case = phantom("RAS" if "series" in option else "LPS")
+    array = np.rint(200 * np.asarray(case.volume.array, float)).astype(np.int16)
+    if "series" in option:
+        for number, one in enumerate((array[::-1], array), 1):
+            Series(case.volume.affine, one).write(library / "two", names=f"{number}-{{:04d}}.dcm", SeriesNumber=number)
+        return library / "two", case
+    nibabel.save(nibabel.Nifti1Image(np.stack([array[::-1], array[::-1], array], -1), case.volume.affine), library / "a.nii.gz")
+    return library / "a.nii.gz", case
 
 
 def volume_of(place: Session) -> Volume:

@@ -89,6 +89,24 @@ def test_an_image_is_told_as_the_network_sees_it() -> None:
     assert SessionImageSet([Picture(grey)], "10,20").display_window(0, []) == Window(10, 20)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.float32])
+def test_codes_stand_for_all_intensities_of_an_image(kind: type[np.generic]) -> None:
+    """Those beyond the percentiles too, which are shown in black and white."""
+    array = np.random.default_rng(0).integers(60, 190, (40, 50)).astype(kind)
+    array[0, :3] = 0 if kind is np.uint8 else 3, 203, 255
+    if kind in {np.int16, np.uint16}:
+        array[1, :2] = np.iinfo(kind).min, np.iinfo(kind).max
+    subject = SessionImageSet([Picture(array)])
+    seen, whole = subject.display_window(0, []), subject.code_range(0)
+    assert (whole.low, whole.high) == (array.min(), array.max())
+    assert whole.low < seen.low < seen.high < whole.high
+    sent = encode_frame(array, whole, 0, seen)
+    low, high, black, white = (float(sent.headers[f"x-{name}"]) for name in ("low", "high", "black", "white"))
+    assert (black, white, sent.headers["x-whole"]) == (seen.low, seen.high, str(int(kind is not np.float32)))
+    told = low + np.frombuffer(sent.data, "<u2").reshape(array.shape) * ((high - low) / 65_535)
+    np.testing.assert_array_equal(np.rint(told), array)
+
+
 @pytest.mark.usefixtures("inline")
 def test_the_page_is_told_a_guess_and_the_window_can_be_set_for_all(serve: Callable[..., Served], tmp_path: Path) -> None:
     path = tmp_path / "a.nii.gz"

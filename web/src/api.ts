@@ -12,17 +12,19 @@ export interface State {
 export interface Overlay { modality: string | null; unit: string; hung_as: string; window: [number, number]; extent: [number, number] }
 export interface Statistics { label: number; name: string; volume_ml: number | null; mean: number | null; sd: number | null; minimum: number | null; maximum: number | null; intensity_unit: string }
 export interface PlaneInfo { name: Plane; frames: number; size: [number, number]; spacing: [number, number]; voxel?: number[][] }
+/** Which of several images of a source is open. */
+export interface Picked { series?: number; frame?: number }
 export interface Info {
-  id: string; kind: 'volume' | 'set'; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
-  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; files: number[]; warnings: string[]; overlay: Overlay | null; state: State
+  id: string; kind: 'volume' | 'set'; shape: number[]; picked: Picked; planes: PlaneInfo[]; modality: string | null; window: [number, number] | null; hung_as: string; seen_as: string
+  unit: string; affine?: number[][]; extent: [number, number] | null; dicom: boolean; downloads: Record<string, string>; missing: Record<string, string>; pacs: boolean; files: number[]; names: string[]; warnings: string[]; overlay: Overlay | null; state: State
 }
 export interface Summary { id: string; kind: 'volume' | 'set' | 'damaged'; planes: Record<string, number>; shape: number[]; structures: string[]; changed?: number; problem?: string }
 export interface About {
   library: { id: number; name: string; kind: string }[]; single: boolean; pacs: boolean; most_upload_mb: number; may_edit: boolean; visitor: string; windows: Record<string, [number, number]>
 }
 export interface Row { label: number; plane: Plane; t: number; sure: number; area: number; said: boolean; look: boolean; rank?: number; gain?: number; why?: string }
-export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; codes: Uint16Array | Uint8Array }
-export interface Told { kind: string; done: number; total: number; plane: Plane; t: number; message: string }
+export interface Frame { rows: number; columns: number; channels: number; low: number; high: number; black: number; white: number; whole: boolean; seen: string; codes: Uint16Array | Uint8Array }
+export interface Told { kind: string; done: number; total: number; plane: Plane; t: number; message: string; seconds: number }
 export interface Gesture {
   label: number; plane: Plane; t: number; kind: Kind; points?: [number, number][]; positive?: boolean[]; runs?: number[]; frames?: number[]; width?: number
 }
@@ -89,7 +91,7 @@ export async function frame(id: string, plane: Plane, t: number, side = 0, what 
   const buffer = await answer.arrayBuffer()
   const channels = told('channels')
   const codes = channels === 3 ? new Uint8Array(buffer) : new Uint16Array(buffer)
-  return { rows: told('rows'), columns: told('columns'), channels, low: told('low'), high: told('high'), codes }
+  return { rows: told('rows'), columns: told('columns'), channels, low: told('low'), high: told('high'), black: told('black'), white: told('white'), whole: told('whole') === 1, seen: answer.headers.get('x-seen-as') ?? '', codes }
 }
 
 /** Send files as a session of its own, which is not yet opened; how much of all has come is told. */

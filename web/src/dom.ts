@@ -49,6 +49,24 @@ document.addEventListener('pointerdown', (event) => { pressed = event.target }, 
 for (const kind of ['pointerup', 'pointercancel']) document.addEventListener(kind, () => setTimeout(() => { pressed = null; settle() }), true) // the click comes first
 document.addEventListener('focusout', () => setTimeout(settle), true)
 
+/** Level and width of a window, as numbers; what is none, and what is no width, is refused, and what holds comes back. */
+export function windowFields(of: string, window: () => [number, number], set: (window: [number, number]) => void, attempt: (what: Promise<unknown>) => void): HTMLElement {
+  const field = (name: 'Level' | 'Width'): HTMLElement => {
+    const read = (): string => { const [low, high] = window(); return String(Number((name === 'Level' ? (low + high) / 2 : high - low).toPrecision(5))) }
+    const take = async (): Promise<void> => {
+      const [low, high] = window()
+      const value = input.valueAsNumber
+      const [level, width] = name === 'Level' ? [value, high - low] : [(low + high) / 2, value]
+      if (Number.isFinite(value) && width > 0) return set([level - width / 2, level + width / 2])
+      input.value = read()
+      throw new Error(name === 'Level' ? 'The level is a number.' : 'The width is a number above 0.')
+    }
+    const input = h('input', { type: 'number', step: 'any', 'aria-label': `${name}${of}`, value: read(), onkeydown: leave, onchange: () => attempt(take()) })
+    return h('label', { class: 'row' }, name, input)
+  }
+  return h('div', { class: 'row numbers' }, field('Level'), field('Width'))
+}
+
 const shapes: Record<string, string> = {
   look: 'M12 3v6M12 15v6M3 12h6M15 12h6',
   plus: 'M12 5v14M5 12h14',

@@ -1,6 +1,6 @@
 // A second image over the slices: another modality or sequence, wherever it lies, through a window of its own.
 import type { Frame, Overlay } from './api'
-import { fill, h, leave, redraw } from './dom'
+import { fill, h, redraw, windowFields } from './dom'
 import type { Work } from './work'
 
 export interface Fused { opacity: number; window: [number, number]; hot: boolean }
@@ -42,17 +42,11 @@ export class FusionPanel {
       return fill(this.element, work.mayEdit ? h('button', { title: 'PET on CT, another sequence: laid over the slices where its own geometry says', onclick: () => files.click() }, 'Overlay') : null, files)
     }
     const set = (change: Partial<Fused>): void => { work.fused = { ...now, ...change }; work.tell('fusion') }
-    const [low, high] = now.window
-    const number = (name: string, value: number, take: (value: number) => [number, number]): HTMLElement => {
-      const field = h('input', { type: 'number', step: 'any', 'aria-label': `${name} of the second image`, value: String(Number(value.toPrecision(5))), onkeydown: leave, onchange: () => { if (Number.isFinite(field.valueAsNumber)) set({ window: take(field.valueAsNumber) }) } })
-      return h('label', { class: 'row' }, name, field)
-    }
     const slider = h('input', { type: 'range', min: '0', max: '100', value: String(now.opacity), 'aria-label': 'Opacity of the second image', onchange: () => set({ opacity: Number(slider.value) }) })
     fill(this.element,
       h('div', { class: 'row' }, h('span', { title: `Auto is ${work.info.overlay?.hung_as ?? ''}` }, work.info.overlay?.modality ?? 'Second image'), slider,
         h('button', { class: now.hot ? 'active' : '', 'aria-pressed': String(now.hot), onclick: () => set({ hot: !now.hot }) }, 'Hot'),
         work.mayEdit ? h('button', { 'aria-label': 'Remove the second image', onclick: () => attempt(work.unlay()) }, '×') : null),
-      h('div', { class: 'row numbers' }, number('Level', (low + high) / 2, (value) => [value - (high - low) / 2, value + (high - low) / 2]),
-        number('Width', high - low, (value) => [(low + high - Math.max(value, 1e-6)) / 2, (low + high + Math.max(value, 1e-6)) / 2])))
+      windowFields(' of the second image', () => work.fused?.window ?? now.window, (window) => set({ window }), attempt))
   }
 }

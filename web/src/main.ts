@@ -3,7 +3,7 @@ import * as api from './api'
 import type { About, Info, Plane, Summary } from './api'
 import { fill, h, icon, typing } from './dom'
 import * as memory from './memory'
-import { called, plural, reworded } from './names'
+import { called, named, numbered, plural, reworded } from './names'
 import { Panel, TOOL_KEYS, missing, offered } from './panel'
 import { size as sizeOf } from './reading'
 import { Start } from './start'
@@ -61,7 +61,8 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   history.replaceState(null, '', `#${info.id}`)
   const work = (opened = new Work(info, about.may_edit))
   memory.name(info, names, stem)
-  work.names = !names.length ? memory.names(info.id) : info.kind === 'set' ? called(info.files, names) : names
+  work.names = info.names.length ? called(info.files, info.names) : !names.length ? memory.names(info.id) : info.kind === 'set' ? called(info.files, names) : names
+  if (info.kind === 'set' && !work.names.length) work.names = numbered(info.files)
   memory.restore(work)
   const title = memory.title(info.id)
   document.title = title ? `${title} – Medical SAM 2` : 'Medical SAM 2'
@@ -95,7 +96,7 @@ function open(info: Info, names: string[], stem: string, about: About): void {
   const size = info.kind === 'set' ? plural(info.planes[0].frames, 'image') : `${sizeOf(info.planes)} voxels${info.modality ? ` · ${info.modality}` : ''}`
   const bar = h('header', { class: 'bar' },
     h('h1', {}, h('button', { class: 'brand', title: 'Back to the start; the session is kept', onclick: () => { leave(); attempt(home()) } }, 'Medical SAM 2')), h('span', { class: 'size', title }, title ? `${title} · ${size}` : size),
-    ...(memory.warnings(info.id) ?? info.warnings).slice(0, 2).map((text) => reworded(text, [])).map((text) => h('span', { class: 'warning', title: text }, text)),
+    ...(memory.warnings(info.id) ?? info.warnings).slice(0, 2).map((text) => reworded(info.names.length > 1 ? named(text, info.names) : text, [])).map((text) => h('span', { class: 'warning', title: text }, text)),
     work.mayEdit ? null : h('span', { class: 'warning' }, 'For looking alone'), status, undo, redo, h('button', { title: 'Keys (?)', onclick: help }, 'Keys'))
   work.listen((change) => {
     if (change !== 'state' && change !== 'progress' && change !== 'pending') return

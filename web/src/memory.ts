@@ -1,6 +1,6 @@
 // What the browser remembers of a session: its title, which file each image is, the tool, the place. Names of files stay here; they go when the session goes.
 import type { Info } from './api'
-import { called, named } from './names'
+import { called, named, picked, picking, plural } from './names'
 import type { Cursor, Look, Tool, Work } from './work'
 
 interface Kept { title?: string; stem?: string; names?: string[]; warnings?: string[]; tool?: Tool; cursor?: Cursor; image?: number; label?: number; views?: string; window?: [number, number]; looks?: [number, Look][] }
@@ -24,13 +24,14 @@ export function warnings(id: string): string[] | undefined { return all()[id]?.w
 /** Forget all sessions but these. */
 export function only(ids: string[]): void { write(Object.fromEntries(Object.entries(all()).filter(([id]) => ids.includes(id)))) }
 
-/** A session is called after its folder, or its files that could be read, and the day; files of DICOM are often called after identifiers as long as a line. */
-export function name({ id, kind, dicom, modality, files: numbers, warnings }: Info, files: string[], stem: string): void {
+/** A session is called after its folder, or its files that could be read, which of several images in them it is, and the day; files of DICOM are often called after identifiers as long as a line. */
+export function name(info: Info, files: string[], stem: string): void {
   if (!files.length) return
+  const { id, kind, dicom, modality, files: numbers, shape, warnings } = info
   const read = kind === 'set' ? called(numbers, files) : files
   const one = `${read[0] ?? files[0]}${read.length > 1 ? ` and ${read.length - 1} more` : ''}`
-  const what = files.length < 2 ? files[0] : stem || (dicom ? `${modality ?? 'DICOM'} series of ${files.length} files` : one)
-  write({ ...all(), [id]: { title: `${what} · ${new Date().toLocaleDateString()}`, stem, names: kind === 'set' || read.length === 1 ? read : [], warnings: warnings.map((text) => (files.length > 1 ? named(text, files) : text)) } })
+  const what = files.length < 2 ? files[0] : stem || (dicom ? `${modality ?? 'DICOM'} series of ${plural(shape[2] ?? files.length, 'slice')}` : one)
+  write({ ...all(), [id]: { title: [what, ...picked(info), new Date().toLocaleDateString()].join(' · '), stem: picking(stem, picked(info)), names: kind === 'set' || read.length === 1 ? read : [], warnings: warnings.map((text) => (files.length > 1 ? named(text, files) : text)) } })
 }
 
 export function keep(work: Work): void {

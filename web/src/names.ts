@@ -1,5 +1,5 @@
 // Names of files, which stay in the browser: what is downloaded is called after them, as the command line calls it; and of structures.
-import type { Structure } from './api'
+import type { Info, Structure } from './api'
 
 const SUFFIX = /(\.(nii|nrrd|nhdr|mha|mhd|raw|hdr|img|dcm|zip|png|jpe?g|tiff?|bmp))?(\.gz)?$/i
 
@@ -12,6 +12,14 @@ export function stem(files: File[]): string {
   return folders.size === 1 ? [...folders][0].split('/').at(-1) ?? '' : ''
 }
 
+/** Which of several images of its source it is: "series 2", "time point 1", "page 0". */
+export function picked({ kind, picked: { series, frame } }: Info): string[] {
+  return [...(series === undefined ? [] : [`series ${series}`]), ...(frame === undefined ? [] : [`${kind === 'set' ? 'page' : 'time point'} ${frame}`])]
+}
+
+/** The same behind a stem: "cine_t2", "study_series1". */
+export function picking(stem: string, which: string[]): string { return [stem, ...which.map((each) => each.replace('time point ', 't').replace(' ', ''))].filter(Boolean).join('_') }
+
 /** A number of things: "1 image", "2 images". */
 export function plural(count: number, what: string): string { return `${count} ${what}${count === 1 ? '' : 's'}` }
 
@@ -23,6 +31,9 @@ export function download(stem: string, form: string): string {
 
 /** The name of each image's file, by its number; none where it is not known. */
 export function called(files: number[], names: string[]): string[] { return files.every((number) => number <= names.length) ? files.map((number) => names[number - 1]) : [] }
+
+/** Images whose names nobody knows have the numbers of their files, where others were left out and these differ from their own. */
+export function numbered(files: number[]): string[] { return new Set(files).size === files.length ? files.map((number, i) => (number === i + 1 ? '' : `file ${number}`)) : [] }
 
 /** What the server tells of files, which it knows by their numbers, or of the only one, under their names. */
 export function named(text: string, names: string[]): string {

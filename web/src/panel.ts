@@ -2,7 +2,7 @@
 import * as api from './api'
 import type { About, Plane, Row } from './api'
 import { SIZES } from './brush'
-import { fill, h, icon, leave, redraw } from './dom'
+import { fill, h, icon, leave, redraw, windowFields } from './dom'
 import { FusionPanel } from './fusion'
 import { stem } from './memory'
 import { download, withheld } from './names'
@@ -199,8 +199,8 @@ export class Panel {
   private going(): void {
     const { work } = this
     if (work.progress) {
-      const { done, total, began } = work.progress
-      const left = done > 2 && total > done ? ` · about ${Math.max(1, Math.round(((performance.now() - began) / 1000 / done) * (total - done)))} s left` : ''
+      const { done, total, seconds } = work.progress
+      const left = done > 2 && total > done ? ` · about ${Math.max(1, Math.round((seconds / done) * (total - done)))} s left` : ''
       return fill(this.go,
         h('progress', { max: String(total || 1), value: total ? String(done) : undefined, 'aria-label': 'Tracking' }),
         h('p', { class: 'fine' }, total ? `${done} of ${total}${left}` : 'Looking at the slice …'),
@@ -260,16 +260,9 @@ export class Panel {
     if (asked) known.push(['network', asked.window])
     if (work.info.unit === 'HU') known.push(...Object.entries(this.about.windows))
     if (work.info.extent) known.push(['all', work.info.extent])
-    const sees = `The network sees ${asked?.seen_as ?? work.info.seen_as}.`
-    const [low, high] = work.window
-    const number = (name: string, value: number, take: (value: number) => [number, number]): HTMLElement => {
-      const field = h('input', { type: 'number', step: 'any', 'aria-label': name, value: String(Number(value.toPrecision(5))), onkeydown: leave, onchange: () => { if (Number.isFinite(field.valueAsNumber)) this.see(take(field.valueAsNumber)) } })
-      return h('label', { class: 'row' }, name, field)
-    }
-    const level = number('Level', (low + high) / 2, (value) => [value - (high - low) / 2, value + (high - low) / 2])
-    const width = number('Width', high - low, (value) => [(low + high - Math.max(value, 1e-6)) / 2, (low + high + Math.max(value, 1e-6)) / 2])
+    const sees = `The network sees ${work.seen || (asked?.seen_as ?? work.info.seen_as)}.`
     fill(this.shown, flag('overlay', 'Outlines', 'O'), work.info.kind === 'volume' ? flag('doubt', 'Uncertainty', 'U') : null, this.fusion,
-      ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window), h('div', { class: 'row numbers' }, level, width)] : []),
+      ...(work.info.kind === 'volume' ? [h('span', { class: 'break' }), ...known.map(window), windowFields('', () => work.window, (value) => this.see(value), this.attempt)] : []),
       h('p', { class: 'fine sees', title: `${sees} Another window for everything: medsam2 serve --window` }, sees))
   }
 

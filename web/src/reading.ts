@@ -44,7 +44,7 @@ export function reading(info: Info, plane: PlaneInfo, frame: Frame, t: number, s
   const place = voxel(plane, t, spot)
   const where = place.length ? `I ${place[0]}  J ${place[1]}  K ${place[2]}` : `X ${Math.round(spot[1])}  Y ${Math.round(spot[0])}`
   const mm = place.length && info.affine ? `${times(info.affine, place).map((each) => each.toFixed(1).replace('-', '−')).join('  ')} mm` : ''
-  const value = `${intensity(frame, spot).map((each) => shown(each, frame.channels === 3 ? 255 : frame.high - frame.low)).join(' ')}${info.unit ? ` ${info.unit}` : ''}`
+  const value = `${intensity(frame, spot).map((each) => shown(each, frame.channels === 3 || frame.whole ? 255 : frame.high - frame.low)).join(' ')}${info.unit ? ` ${info.unit}` : ''}`
   return [where, value, structure?.name, mm].filter(Boolean).join('  ·  ')
 }
 

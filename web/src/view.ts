@@ -1,5 +1,5 @@
 // One plane: the slice, what is outlined on it, and the gestures that outline it.
-import type { Frame, Plane } from './api'
+import type { Frame, Plane, Row } from './api'
 import { Stroke, within } from './brush'
 import { glow, grey, outlines, palette, rgb, tint } from './colours'
 import { fill, h, icon } from './dom'
@@ -119,7 +119,7 @@ export class SliceView {
     this.frame = frame
     this.frameT = t
     this.second = second
-    if (this.plane === 'image') this.work.came(frame.rows, frame.columns)
+    if (this.plane === 'image') this.work.came(frame)
     this.drawImage()
     this.drawTint()
     this.paint()
@@ -135,7 +135,11 @@ export class SliceView {
       if (t !== this.shownT) return
       this.labels = labels
       this.doubt = doubt
-    } catch { return }
+    } catch {
+      if (!this.work.shutOut || !this.frame || t !== this.shownT) return
+      this.labels = new Uint8Array(this.frame.rows * this.frame.columns)
+      this.doubt = null
+    }
     if (draw) { this.drawTint(); this.paint() }
   }
 
@@ -144,7 +148,7 @@ export class SliceView {
     const { image } = this.layers
     image.width = this.frame.columns
     image.height = this.frame.rows
-    const [low, high] = this.plane === 'image' ? [this.frame.low, this.frame.high] : this.work.window
+    const [low, high] = this.plane === 'image' ? [this.frame.black, this.frame.white] : this.work.window
     image.getContext('2d')?.putImageData(grey(this.frame, low, high), 0, 0)
     if (!this.second || !this.work.fused) return
     const { fused } = this.layers
@@ -601,7 +605,7 @@ export class Sheet {
     fill(this.element, ...this.tiles.map((tile) => tile.button))
     work.listen((change) => {
       if (change === 'labels' || change === 'state' || change === 'looks') for (const t of this.seen) void this.draw(t)
-      if (change === 'cursor' || change === 'rows') this.mark()
+      if (change === 'cursor' || change === 'rows' || change === 'state') this.mark()
     })
     this.mark()
   }
@@ -610,9 +614,13 @@ export class Sheet {
     this.tiles.forEach(({ button, note }, t) => {
       button.toggleAttribute('aria-current', t === this.work.image)
       const rows = this.work.rows.filter((row) => row.t === t)
-      const sure = Math.min(1, ...rows.map((row) => row.sure))
-      note.textContent = rows.length ? (rows.some((row) => row.said) ? 'prompted' : `${Math.round(100 * sure)} %`) : ''
-      button.classList.toggle('unsure', rows.some((row) => row.look))
+      const found = rows.filter((row) => row.area || row.said) // of what is not there, nothing can be wrong
+      const guessed = found.filter((row) => !row.said)
+      const sure = (rows: Row[]): string => `${Math.round(100 * Math.min(...rows.map((row) => row.sure)))} %`
+      const name = (label: number): string => this.work.state.structures.find((each) => each.label === label)?.name ?? ''
+      note.textContent = guessed.length ? sure(guessed) : found.length ? 'prompted' : rows.length ? 'nothing' : ''
+      button.title = found.map((row) => `${name(row.label)}: ${row.said ? 'prompted' : sure([row])}`).join(', ')
+      button.classList.toggle('unsure', guessed.some((row) => row.look))
     })
   }
 
@@ -624,7 +632,7 @@ export class Sheet {
     canvas.height = frame.rows
     const brush = canvas.getContext('2d')
     const layer = new OffscreenCanvas(frame.columns, frame.rows)
-    brush?.putImageData(grey(frame, frame.low, frame.high), 0, 0)
+    brush?.putImageData(grey(frame, frame.black, frame.white), 0, 0)
     if (labels.length === frame.rows * frame.columns) layer.getContext('2d')?.putImageData(tint(labels, frame.rows, frame.columns, palette(this.work.visible), () => 64), 0, 0)
     brush?.drawImage(layer, 0, 0)
   }

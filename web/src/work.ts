@@ -14,7 +14,7 @@ export type Draft = Omit<Gesture, 'label'>
 export interface Solid { span: Span; plane: Plane; t: number; inside: boolean }
 export interface Look { hidden: boolean; opacity: number; filled: boolean }
 export interface Cursor { s: number; p: number; l: number }
-export interface Progress { done: number; total: number; began: number }
+export interface Progress { done: number; total: number; seconds: number }
 const KEPT_FRAMES = 160
 const ASK_AGAIN_MS = 1000 // where the server did not answer
 const REST_MS = 250 // on a slice, before the network looks at it
@@ -26,6 +26,7 @@ export class Work {
   rows: Row[] = []
   cursor: Cursor
   image = 0
+  seen = '' // intensities of the image in view that the network sees, in words
   private shown = UNKNOWN // rows and columns of the image of a set, as soon as it is there
   tool: Tool = 'plus'
   outside = false
@@ -46,6 +47,7 @@ export class Work {
   message = ''
   names: string[] = []
   first = true
+  shutOut = false // whether the server is another one, which does not let this page in
   private labelsAge = 0
   private readonly frames = new Map<string, Promise<Frame>>()
   private readonly listeners: ((change: Change) => void)[] = []
@@ -113,8 +115,9 @@ export class Work {
   }
 
   /** An image of a set is there, which may be smaller than the one before: the cross hair stays on it. */
-  came(rows: number, columns: number): void {
+  came({ rows, columns, seen }: Frame): void {
     this.shown = [rows, columns]
+    if (this.seen !== seen) { this.seen = seen; this.tell('window') }
     const { p, l } = this.cursor
     if (p >= rows || l >= columns) this.move('image', this.image, p, l)
   }
@@ -147,12 +150,18 @@ export class Work {
   labels(plane: Plane, t: number, signal?: AbortSignal): Promise<Uint8Array> { return api.bytes(this.path(`labels/${plane}/${t}`), signal) }
   doubtOf(plane: Plane, t: number, signal?: AbortSignal): Promise<Uint8Array> { return api.bytes(this.path(`doubt/${plane}/${t}`), signal) }
 
+  private windows(state: State): string { return [...new Set([this.info.seen_as, ...state.structures.filter((each) => each.said).map((each) => each.seen_as)])].sort().join() }
+
   private take(state: State): void {
     if (state.version < this.state.version) return // an answer that was overtaken
+    const others = this.info.kind === 'set' && this.windows(state) !== this.windows(this.state)
     this.state = state
     if (!this.active) this.label = state.structures.at(-1)?.label ?? 0
     this.tell('state')
     this.tell('labels')
+    if (!others) return
+    this.frames.clear() // images of a CT are shown as the network sees them, which depends on what was pointed at
+    this.tell('fusion')
   }
 
   /** One after the other. Those that wait when somebody else was first are dropped: they were meant for what was seen then. */
@@ -190,6 +199,7 @@ export class Work {
   /** What was done in another tab meanwhile, or is being done; asked for where nothing of this one is on its way. */
   async catchUp(): Promise<void> {
     if (this.progress || this.pending.length || this.adding || this.asking) return
+    if (this.shutOut) return this.recover() // another tab may have been let in
     this.asking = true
     try {
       const { version, busy } = this.state
@@ -430,7 +440,7 @@ export class Work {
   private follow(): void {
     this.stream?.close()
     const stream = (this.stream = new EventSource(`api/${this.path('events')}`))
-    this.progress = { done: 0, total: 0, began: performance.now() }
+    this.progress = { done: 0, total: 0, seconds: 0 }
     this.tell('progress')
     stream.addEventListener('frame', (event) => this.onFrame(JSON.parse(event.data as string) as Told))
     for (const kind of ['done', 'cancelled', 'failed', 'idle']) stream.addEventListener(kind, (event) => void this.onEnd(stream, kind, event))
@@ -438,7 +448,7 @@ export class Work {
   }
 
   private onFrame(told: Told): void {
-    if (this.progress) this.progress = { ...this.progress, done: told.done, total: told.total }
+    if (this.progress) this.progress = { done: told.done, total: told.total, seconds: told.seconds }
     this.tell('progress')
     const now = performance.now()
     const seen = told.plane && this.place(told.plane).t === told.t
@@ -471,13 +481,17 @@ export class Work {
     const { message, state: { tracked } } = this
     try {
       await this.refresh()
+      this.shutOut = false
       this.message = this.state.busy || this.state.tracked !== tracked ? '' : `${broke} It answers again; what was being applied was not kept.`
       this.tell('fusion') // slices that could not be loaded
       if (this.state.busy && this.stream) this.follow()
     } catch (error) {
-      const why = error instanceof api.Problem && error.status ? error.message : 'Asking again until it answers …'
-      this.message = `${broke} ${why[0].toUpperCase()}${why.slice(1)}`
-      if (this.stream && (!(error instanceof api.Problem) || error.status !== 404)) this.waits = window.setTimeout(() => void this.recover(), ASK_AGAIN_MS)
+      const status = error instanceof api.Problem ? error.status : 0
+      const why = error instanceof api.Problem && status ? error.message : 'Asking again until it answers …'
+      this.shutOut = status === 401
+      this.message = `${this.shutOut ? 'The server was started anew.' : broke} ${why[0].toUpperCase()}${why.slice(1)}${this.shutOut ? '.' : ''}`
+      if (this.shutOut) this.tell('labels') // slices of what was being tracked are not kept
+      else if (this.stream && status !== 404) this.waits = window.setTimeout(() => void this.recover(), ASK_AGAIN_MS)
       if (this.message === message) return
     }
     this.tell('state')

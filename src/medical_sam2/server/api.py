@@ -280,8 +280,9 @@ def _frames(router: APIRouter, store: SessionStore) -> None:
     def frame(id: str, plane: Plane, t: int, side: Side = 0) -> Response:
         session = store.get(id)
         session.check_frame(plane, t)
-        window = session.image.display_window(t, session.history.state.gestures)
-        return _sent(encode_frame(session.image.pixels(plane, t), window, side))
+        image = session.image
+        shown = image.display_window(t, session.history.state.gestures)
+        return _sent(encode_frame(image.pixels(plane, t), image.code_range(t), side, shown))
 
     @router.get("/sessions/{id}/ahead/{plane}/{t}")
     def ahead(id: str, plane: Plane, t: int) -> dict[str, bool]:
@@ -315,19 +316,19 @@ def _results(router: APIRouter, store: SessionStore) -> None:
 
     @router.get("/sessions/{id}/options")
     def options(id: str, views: Views = "one") -> dict[str, str]:
-        return {"text": _options(store.get(id), views)}
+        return {"text": _options(store.get(id), views, store.source(id).reading.options())}
 
     @router.get("/sessions/{id}/rows")
     def rows(id: str) -> list[dict[str, Any]]:
         return describe_rows(store.get(id))
 
 
-def _options(session: Session, views: Views) -> str:
+def _options(session: Session, views: Views, reading: Sequence[str]) -> str:
     """A command that says what was said, after comments on what it does not say."""
     volume = _volume(session)
     with session.hold() as history:
         found = session.result() if history.state.tracked else None
-    text = command_line(volume, history.state, views, session.image.window_name)
+    text = command_line(volume, history.state, views, session.image.window_name, reading)
     missing = not_said(history, found.voxels, found.rows, views) if found else ()
     return "".join(f"# {line}\n" for line in missing) + text
 

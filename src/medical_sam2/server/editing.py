@@ -5,14 +5,16 @@ image is edited by itself, in pixels; from then on the structure is not outlined
 Shapes: I J K voxels, H W pixels of an image.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import say_count
+from medical_sam2.errors import list_first, say_count
 from medical_sam2.server import InvalidRequest
 from medical_sam2.server.gestures import answer_mask, clicks_inside
 from medical_sam2.server.segmentation import (
@@ -32,6 +34,7 @@ from medical_sam2.volume import Segmentation
 
 MOST_LABEL = 255
 MOST_PARTS = 16
+USUAL = re.compile(r"structure \d+")  # names that nobody gave
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +177,7 @@ def add_outlines(
     names: Mapping[int, str],
     colours: Mapping[int, str],
 ) -> StructureEdit:
-    """Structures of a label map, where nothing is yet; they keep their numbers where these are free.
+    """Structures of a label map, where nothing is yet; they keep their numbers, and usual names, where these are free.
 
     Raises:
         InvalidRequest: structures have all of it already.
@@ -187,11 +190,24 @@ def add_outlines(
     left = int(((labels != 0) & ~free).sum())
     for own, number in zip(new, numbers, strict=True):
         joined[(labels == number) & free] = own
-        name, colour = names.get(number) or f"structure {number}", colours.get(number) or default_colour(own)
-        added.append(Structure(own, name, colour, number))
-    notes = (f"{say_count(left, 'voxel', 'were')} left to structures that are there",) if left else ()
-    after = replace(result, labels=(joined,))
-    return StructureEdit((*state.structures, *_numbered(state, added)), after, notes)
+        name, taken = names.get(number) or f"structure {number}", [*state.names.values(), *(each.name for each in added)]
+        if name in taken and USUAL.fullmatch(name):
+            name = usual_name(taken, own)
+        added.append(Structure(own, name, colours.get(number) or default_colour(own), number))
+    numbered = _numbered(state, added)
+    changed = [
+        f"{old.value} is now {new.value or new.label}"
+        for old, new in zip(added, numbered, strict=True)
+        if old.value != (new.value or new.label)
+    ]
+    notes = [f"{say_count(left, 'voxel', 'were')} left to structures that are there"] if left else []
+    notes += [f"numbers in files that others have already were changed: {list_first(changed)}"] if changed else []
+    return StructureEdit((*state.structures, *numbered), replace(result, labels=(joined,)), tuple(notes))
+
+
+def usual_name(taken: Collection[str], label: int) -> str:
+    """What a structure is called that was given no name: after its label, or the next number that no other is called after."""
+    return next(name for number in count(label) if (name := f"structure {number}") not in taken)
 
 
 def free_labels(state: State, count: int) -> list[int]:

@@ -222,8 +222,15 @@ def encode_runs(mask_hw: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(int(x) for start, end in zip(edges[::2], edges[1::2], strict=True) for x in (start, end - start))
 
 
-def command_line(volume: Volume, state: State, views: str, window: str) -> str:
+def command_line(volume: Volume, state: State, views: str, window: str, reading: Sequence[str] = ()) -> str:
     """The options of `medsam2 segment` that say all that was said; where they cannot, they name the file of prompts.
+
+    Args:
+        volume: about which it was said.
+        state: of the session.
+        views: through which it is tracked.
+        window: of the intensities that the network sees.
+        reading: options that say how the image is read.
 
     Raises:
         NotFound: nothing was said.
@@ -236,7 +243,7 @@ def command_line(volume: Volume, state: State, views: str, window: str) -> str:
         named = {prompt.object for prompt in prompts}
         words += [f"--name {shlex.quote(f'{label}:{name}')}" for label, name in names.items() if label in named]
     words += [f"--views {views}"] * (views != "one") + [f"--window {shlex.quote(window)}"] * (window != "auto")
-    return " ".join(["medsam2 segment IMAGE", *words, "-o labels.nii.gz"])
+    return " ".join(["medsam2 segment IMAGE", *reading, *words, "-o labels.nii.gz"])
 
 
 def not_said(history: History, voxels: Mapping[int, int], rows: Iterable[SliceConfidence], views: str = "one") -> Iterator[str]:

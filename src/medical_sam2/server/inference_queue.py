@@ -6,8 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from medical_sam2.errors import MedicalSam2Error
@@ -153,6 +154,7 @@ class JobEvent:
     plane: str = ""  # of the frame
     t: int = 0  # the frame
     message: str = ""  # for the user
+    seconds: float = 0.0  # since the job began: whoever listens only now can tell how long the rest may take
 
     @property
     def last(self) -> bool:
@@ -175,6 +177,7 @@ class TrackingJob:
 
     def start(self) -> "TrackingJob":
         """Begin."""
+        self._began = monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         return self
@@ -183,7 +186,7 @@ class TrackingJob:
         """One more event; raises Cancelled if the job is to stop."""
         if self._stop.is_set():
             raise Cancelled
-        self.events.append(event)
+        self.events.append(replace(event, seconds=monotonic() - self._began))
 
     def cancel(self, *, keep: bool = False) -> None:
         """Stop at the next frame."""

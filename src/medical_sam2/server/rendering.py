@@ -48,19 +48,24 @@ class Encoded:
     headers: dict[str, str]  # sent with it
 
 
-def encode_frame(frame: NDArray[np.generic], window: Window, side: int) -> Encoded:
+def encode_frame(frame: NDArray[np.generic], window: Window, side: int, shown: Window | None = None) -> Encoded:
     """A frame (H, W) as rows of 16-bit codes from `window.low` to `window.high`, or (H, W, 3) as red, green, blue bytes.
+
+    Whole numbers of up to 16 bits can be told from their codes exactly.
 
     Args:
         frame: intensities or colours.
-        window: of a volume the range of all its intensities, which the page narrows; of an image what the network sees.
+        window: the range of all intensities, which the page narrows.
         side: longest side that is wanted; rows and columns are left out for it. 0 for all.
+        shown: intensities that an image is shown with, and colours are told in: what the network sees.
     """
+    shown = shown or window
     frame = subsample(frame, side)
     coloured = frame.ndim == 3
-    codes = np.ascontiguousarray(window.as_bytes(frame)) if coloured else np.rint(65_535 * window.apply(frame)).astype("<u2")
+    codes = np.ascontiguousarray(shown.as_bytes(frame)) if coloured else np.rint(65_535 * window.apply(frame)).astype("<u2")
     size = {"x-rows": str(frame.shape[0]), "x-columns": str(frame.shape[1]), "x-channels": "3" if coloured else "1"}
-    headers = {**size, "x-low": repr(window.low), "x-high": repr(window.high)}
+    headers = {**size, "x-low": repr(window.low), "x-high": repr(window.high), "x-whole": str(int(frame.dtype.kind in "iu"))}
+    headers |= {"x-black": repr(shown.low), "x-white": repr(shown.high), "x-seen-as": str(shown)}
     return Encoded(codes.tobytes(), "application/octet-stream", headers)
 
 
@@ -303,6 +308,8 @@ def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
     """All that the page needs to begin with."""
     image, missing, dicom = session.image, store.missing_forms(session.id), store.is_dicom(session.id)
     solid = image if isinstance(image, SessionVolume) else None
+    reading = store.source(session.id).reading
+    picked = {"series": reading.series if isinstance(reading.series, int) else None, "frame": reading.frame}
     planes = [
         {"name": name, "frames": frames, "size": image.frame_shape(name, 0), "spacing": image.spacing(name)}
         | ({"voxel": solid.voxel_matrix(name)} if solid else {})
@@ -323,6 +330,8 @@ def describe_session(store: SessionStore, session: Session) -> dict[str, Any]:
         "missing": missing,
         "pacs": bool(store.settings.pacs and store.source(session.id).study and "DICOM-SEG" not in missing),
         "files": store.file_numbers(session.id),
+        "names": store.file_names(session.id),
+        "picked": {key: value for key, value in picked.items() if value is not None},
         "warnings": store.warnings(session.id),
         "state": describe_state(session),
         "overlay": describe_overlay(session),

@@ -18,7 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.intensity_window import Window, Windows, in_hounsfield, percentile_window
+from medical_sam2.intensity_window import Window, Windows, in_hounsfield, whole_range
 from medical_sam2.io import Picture, atomic, voxels
 from medical_sam2.prompts import FramePrompt, Prompt, intensities
 from medical_sam2.server import InvalidRequest
@@ -42,7 +42,6 @@ OnFrame: TypeAlias = Callable[[int, int, str, int, Mapping[int, NDArray[np.bool_
 """(done, total, plane, t, label → mask (H, W))"""
 
 IMAGE = "image"  # the plane of a set
-RANGES_BEYOND = 32  # times the usual range of intensities that outliers may lie beyond it
 UNCERTAIN_VOXELS = 64_000_000  # up to which a map of uncertainty is kept beside the labels
 
 
@@ -324,15 +323,15 @@ class SessionVolume:
 
     @cached_property
     def extent(self) -> Window:
-        """Smallest and largest intensity, without what lies absurdly far from all others: the page has 65,536 levels."""
-        array, usual = self.volume.array, percentile_window(self.volume.array)
-        lowest, highest = float(np.nanmin(array)), float(np.nanmax(array))
-        reach = RANGES_BEYOND * (usual.high - usual.low)
-        low = max(lowest, usual.low - reach)
-        return Window(low, max(min(highest, usual.high + reach), low + (usual.high - usual.low)))
+        """All intensities."""
+        return whole_range(self.volume.array)
+
+    def code_range(self, t: int) -> Window:
+        """What a frame's codes stand for: the same for all of them."""
+        return self.extent
 
     def display_window(self, t: int, gestures: Sequence[Gesture]) -> Window:
-        """All intensities: the page narrows them."""
+        """All intensities: the page has a window of its own."""
         return self.extent
 
     def prompts(self, gestures: Iterable[Gesture]) -> list[Prompt]:
@@ -369,6 +368,10 @@ class SessionImageSet:
     def pixels(self, plane: str, t: int) -> NDArray[np.generic]:
         """An image (H, W), or (H, W, 3) of colours."""
         return self.pictures[t].array
+
+    def code_range(self, t: int) -> Window:
+        """What an image's codes stand for: all of its own intensities, whatever the network sees."""
+        return whole_range(self.pictures[t].array)
 
     def display_window(self, t: int, gestures: Sequence[Gesture]) -> Window:
         """What the network sees an image through: Hounsfield units at all gestures decide for all CT images together."""

@@ -25,6 +25,7 @@ from medical_sam2.server.editing import (
     number_for,
     overwritten_labels,
     settled_structures,
+    usual_name,
 )
 from medical_sam2.server.gestures import answer_mask, check_gesture, clicks_inside, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
@@ -94,7 +95,7 @@ class Session:
         with self._lock:
             state = self._expect(version)
             (label,) = free_labels(state, 1)
-            name, colour = _one_line(name) or f"structure {label}", colour or default_colour(label)
+            name, colour = _one_line(name) or usual_name(state.names.values(), label), colour or default_colour(label)
             structure = Structure(label, name, colour, number_for(state, label))
             return self._journal.write(Step(version + 1, "add", structure))
 
@@ -111,7 +112,8 @@ class Session:
             held = old.locked if locked is None else locked
             looks = {"name": _one_line(name) or old.name, "colour": colour or old.colour}
             new = replace(old, **looks, value=0 if value == label else value, locked=held)
-            unnamed = self.history.added == label and old.name == f"structure {label}"
+            usual = usual_name([each.name for each in state.structures if each is not old], label)
+            unnamed = self.history.added == label and old.name == usual
             kind = "name" if unnamed and new == replace(old, name=new.name) else "change"
             return self._write_and_redraw(Step(version + 1, kind, new))
 

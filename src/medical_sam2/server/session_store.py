@@ -407,6 +407,10 @@ class SessionStore:
         """Of a set, for each image the number of the file that it comes from, from 1."""
         return _read_json(self.settings.state / id / "decoded" / META).get("files", [])
 
+    def file_names(self, id: str) -> list[str]:
+        """Of a set in the server's own folder, the name of each file by its number; none of what was uploaded."""
+        return _read_json(self.settings.state / id / "decoded" / META).get("names", [])
+
     def warnings(self, id: str) -> list[str]:
         """What the reader noticed."""
         return list(dict.fromkeys(_read_json(self.settings.state / id / "decoded" / META).get("warnings", ())))

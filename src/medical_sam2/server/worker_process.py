@@ -62,6 +62,11 @@ class ReadingOptions:
     series: int | str | None = None  # DICOM series of a folder, from 1, or its SeriesInstanceUID
     allow_gap: bool = False  # interpolate missing slices
 
+    def options(self) -> list[str]:
+        """As options of the command line."""
+        numbers = {"series": self.series, "frame": self.frame}
+        return [f"--{key} {value}" for key, value in numbers.items() if value is not None] + ["--allow-gap"] * self.allow_gap
+
 
 @dataclass(frozen=True)
 class ImageSource:
@@ -240,7 +245,8 @@ def _decode(order: Mapping[str, Any]) -> None:
         source = Path(order["source"])
         numbers = _numbered(source) if source.is_dir() else {}
         files = [numbers.get(picture.source, 1) if picture.source else 1 for picture in found]
-        notes = {**about, "files": files, "warnings": [n for p in found for n in p.warnings]}
+        names = [file.name for file in numbers] if order.get("within") else []  # an upload's stay in the browser
+        notes = {**about, "files": files, "names": names, "warnings": [n for p in found for n in p.warnings]}
     atomic.write_bytes(target / META, json.dumps(notes).encode())
 
 
