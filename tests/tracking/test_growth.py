@@ -1,6 +1,7 @@
 """Objects that are prompted at an end: tracked once more by parts of the network that learnt from there."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medical_sam2.errors import WeightsError
-from medical_sam2.model.backbone import Features, FramePrediction, Memory
+from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instruction, Memory
 from medical_sam2.model.nano import Nano, nano
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.growth import END_FILE, grew, load_end_network, may_begin_at_end
+from medical_sam2.tracking.growth import END_FILE, grew, load_end_network, may_begin_at_end, stayed_small
 from medical_sam2.tracking.view_tracker import ViewTracker
 from medical_sam2.volume import SliceConfidence, Volume
 from tests.backbones import Brightness
@@ -91,6 +92,20 @@ def test_a_prompt_with_hardly_a_slice_on_one_side_may_lie_at_an_end(
     assert may_begin_at_end(rows_of(areas, prompted), range(10)) is expected
 
 
+@pytest.mark.parametrize(
+    ("areas", "prompted", "expected"),
+    [
+        ([0, 10, 20, 39, 12, 0], [1, 4], True),
+        ([0, 10, 20, 40, 12, 0], [1, 4], False),
+        ([0, 10, 0, 0, 12, 0], [1, 4], True),
+        ([0, 10, 20, 39, 12, 0], [1], False),
+        ([0, 10, 20, 39, 12, 0], [1, 3, 4], False),
+    ],
+)
+def test_between_two_prompts_an_object_may_stay_small(areas: list[int], prompted: list[int], expected: bool) -> None:
+    assert stayed_small(rows_of(areas, prompted)) is expected
+
+
 def test_the_second_answer_must_find_several_times_as_much_beside_the_prompts() -> None:
     before = rows_of([0, 100, 10, 0], [1])
     assert grew(before, rows_of([0, 100, 10, 20], [1]))
@@ -137,6 +152,38 @@ def test_what_is_found_from_an_end_is_outlined_from_inside(kind: str, views: str
     first = [row for row in found.confidence if row.view == found.confidence[0].view]
     assert len({row.slice for row in first}) == len(first), "one row a slice"
     assert [row.slice for row in first if row.prompted] == [3], "nobody prompted the other one"
+
+
+class Thin(Brightness):
+    """From an outline of a few pixels it finds the middle of an object alone; from a large one all of it."""
+
+    def memorise(self, frame: Features, prediction: FramePrediction, t: int, prompted: Sequence[bool]) -> list[Memory]:
+        memories = super().memorise(frame, prediction, t, prompted)
+        for memory, logits in zip(memories, prediction.logits_Bhw, strict=True):
+            memory.pointer_C[0] += 10.0 * float((logits > 0).float().mean() < 0.01)
+        return memories
+
+    def decode(self, frame: Features, fused: Fused, instructions: Sequence[Instruction | None]) -> FramePrediction:
+        small = (fused.map_BChw > 5).flatten(1).any(1)
+        found = super().decode(frame, replace(fused, map_BChw=fused.map_BChw - 10.0 * small[:, None, None, None]), instructions)
+        rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+        outside = ((rows - 32) ** 2 + (columns - 30) ** 2 > 9)[None] & small[:, None, None]
+        tracked = torch.tensor([each is None for each in instructions])[:, None, None]
+        return replace(found, logits_Bhw=torch.where(outside & tracked, -10.0, found.logits_Bhw))
+
+
+def test_between_its_ends_an_object_is_outlined_from_inside() -> None:
+    """Outlined on its first and last slice, it stayed as small as there."""
+    _, inside = cone()
+    ends = [slice_of(inside, 3), slice_of(inside, 13)]
+    alone = outline(ends, Thin(), None)
+    assert (alone.labels > 0)[..., 4:13].sum() < 0.3 * inside[..., 4:13].sum()
+    found = outline(ends, Thin(), Fading(0.01))
+    assert ((found.labels > 0) == inside).mean() > 0.995
+    assert [line for line in found.warnings if "hardly larger than on its two prompted slices" in line]
+    assert sorted(row.slice for row in found.confidence if row.prompted) == [3, 13]
+    middle = outline([*ends, slice_of(inside, 8)], Thin(), Fading(0.01))
+    assert not [line for line in middle.warnings if "hardly larger" in line]
 
 
 def test_where_the_second_answer_finds_no_more_the_first_one_stays() -> None:

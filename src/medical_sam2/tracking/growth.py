@@ -6,7 +6,7 @@ there, and leak where an object is prompted in its middle. So where one slice wa
 of it, the object is tracked once more with these parts, and their answer is taken where it is several times as large: on sets
 to train on that tells the two apart (docs/log.md, 2026-12-01). Then the network is asked what a click in the middle of the
 largest slice of all that means, for a click says nothing of a size, where an outline at an end says a wrong one; and the object
-is tracked from that outline and the prompt together.
+is tracked from that outline and the prompt together. So is one that was prompted on two slices, and stayed as small as there.
 """
 
 import copy
@@ -27,6 +27,7 @@ from medical_sam2.volume import SliceConfidence
 
 END_FILE = "from_ends.safetensors"
 FEW = 3  # slices found on a side of the prompts, up to which they may lie at an end of the object
+SMALL = 4.0  # times the smaller one of two prompted slices, up to which an object stayed small
 LARGER = 3.0  # times the voxels beside the prompted slices, from which on another answer is taken
 
 
@@ -80,6 +81,16 @@ def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int]) -
     return any(here <= FEW and here < room for here, room in (before, after))
 
 
+def stayed_small(rows: Sequence[SliceConfidence]) -> bool:
+    """Whether an object was found hardly larger than on the smaller one of its two prompted slices: they may be its ends.
+
+    Args:
+        rows: of one object in the view that was prompted.
+    """
+    prompted = [row.area_px for row in rows if row.prompted]
+    return len(prompted) == 2 and max((row.area_px for row in rows if not row.prompted), default=0) < SMALL * min(prompted)
+
+
 def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> bool:
     """Whether another answer found several times as much of an object beside its prompted slices as the first one."""
     first, second = (sum(row.area_px for row in rows if not row.prompted) for rows in (before, after))
@@ -88,6 +99,11 @@ def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) ->
 
 def describe_growth(label: int, before: Sequence[SliceConfidence], after: Sequence[SliceConfidence], *, inside: bool) -> str:
     """A line for an object of which another answer was taken, maybe from inside of what was found from the end."""
+    if sum(row.prompted for row in before) > 1:
+        return (
+            f"object {label} was found hardly larger than on its two prompted slices, which seem to be its ends: it was "
+            "outlined once more from inside; look at it, or prompt the slice on which it is largest as well, which is surer"
+        )
     once_more = ", and outlined once more from inside," if inside else ","
     spans = [len({row.slice for row in rows if row.area_px}) for rows in (before, after)]
     return (

@@ -48,7 +48,7 @@ from medical_sam2.tracking.fusion import (
     expect_between,
     find_start,
 )
-from medical_sam2.tracking.growth import Retracking, describe_growth, grew, may_begin_at_end
+from medical_sam2.tracking.growth import Retracking, describe_growth, grew, may_begin_at_end, stayed_small
 from medical_sam2.tracking.limits import Limits, redraw
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
@@ -235,10 +235,11 @@ class GroupTracker:
         slices = [stack.slice_index(t) for t in way.frames]
         for label, own in way.prompts.items():
             before = self._rows_of(label, way.view)
-            if not may_begin_at_end(before, slices):
+            at_end = may_begin_at_end(before, slices)
+            if not at_end and (label in way.expected or not stayed_small(before)):
                 continue
             outlines = {t: self._outline_answered(label, t, prompt) for t, prompt in own.items()}
-            if self._track_again(replace(way, prompts={label: outlines}, from_end=True), again, before):
+            if at_end and self._track_again(replace(way, prompts={label: outlines}, from_end=True), again, before):
                 self._from_end.add(label)
             if found := self.view_tracker.outline_inside(way.view, again.refine(label, way.fusions[label]), own):
                 t, mask, sure = found
