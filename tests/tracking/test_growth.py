@@ -74,6 +74,12 @@ def rows_of(areas: Sequence[int], prompted: Sequence[int]) -> list[SliceConfiden
     return [SliceConfidence(1, "SPL", k, 0.9, area, k in prompted) for k, area in enumerate(areas)]
 
 
+def test_what_is_thinner_than_a_slice_begins_at_no_end() -> None:
+    rows = rows_of([0, 0, 0, 12, 0, 0], [3])  # a radius of 1.95 pixels
+    assert may_begin_at_end(rows, range(6), 0.22)
+    assert not may_begin_at_end(rows, range(6), 0.21)
+
+
 @pytest.mark.parametrize(
     ("areas", "prompted", "expected"),
     [
@@ -97,7 +103,8 @@ def test_a_prompt_with_hardly_a_slice_on_one_side_may_lie_at_an_end(
     [
         ([0, 10, 20, 39, 12, 0], [1, 4], True),
         ([0, 10, 20, 40, 12, 0], [1, 4], False),
-        ([0, 10, 0, 0, 12, 0], [1, 4], True),
+        ([0, 10, 0, 0, 12, 0], [1, 4], False),  # nothing leads inside
+        ([0, 10, 12, 9, 0, 0], [1, 2], False),  # nothing lies between them
         ([0, 10, 20, 39, 12, 0], [1], False),
         ([0, 10, 20, 39, 12, 0], [1, 3, 4], False),
     ],
@@ -107,11 +114,12 @@ def test_between_two_prompts_an_object_may_stay_small(areas: list[int], prompted
 
 
 def test_the_second_answer_must_find_several_times_as_much_beside_the_prompts() -> None:
-    before = rows_of([0, 100, 10, 0], [1])
-    assert grew(before, rows_of([0, 100, 10, 20], [1]))
-    assert not grew(before, rows_of([0, 100, 10, 19], [1])), "the prompted slice does not count"
-    nothing = rows_of([0, 100, 0, 0], [1])
-    assert grew(nothing, rows_of([0, 100, 1, 0], [1]))
+    before = rows_of([0, 10, 20, 0], [1])
+    assert grew(before, rows_of([0, 10, 30, 30], [1]))
+    assert not grew(before, rows_of([0, 10, 30, 29], [1])), "the prompted slice does not count"
+    assert not grew(before, rows_of([0, 10, 29, 29, 29], [1])), "it is hardly larger than what was prompted"
+    nothing = rows_of([0, 1, 0, 0], [1])
+    assert grew(nothing, rows_of([0, 1, 3, 0], [1]))
     assert not grew(nothing, nothing)
 
 

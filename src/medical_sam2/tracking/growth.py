@@ -1,15 +1,17 @@
 """Objects that were prompted near an end of theirs, where they grow from slice to slice.
 
-From there tracking finds little: an object keeps the size of its small outline, or fades. Parts of the network that learnt from
-clips that begin at ends (`from_ends.safetensors`, beside the weights; the encoder and what makes memories stay) find far more
-there, and leak where an object is prompted in its middle. So where one slice was prompted, and hardly any was found on one side
-of it, the object is tracked once more with these parts, and their answer is taken where it is several times as large: on sets
-to train on that tells the two apart (docs/log.md, 2026-12-01). Then the network is asked what a click in the middle of the
-largest slice of all that means, for a click says nothing of a size, where an outline at an end says a wrong one; and the object
-is tracked from that outline and the prompt together. So is one that was prompted on two slices, and stayed as small as there.
+From there tracking finds little: an object keeps the size of its small outline, or fades. Parts of the network that learnt
+from clips that begin at ends (`from_ends.safetensors`, beside the weights; the encoder and what makes memories stay) find far
+more there, and leak. So where one slice was prompted, and hardly any was found on one side of it, the object is tracked once
+more with these parts; then the network is asked what a click in the middle of the largest slice of that means, for a click
+says nothing of a size, where an outline at an end says a wrong one; and the object is tracked from that outline and the
+prompt together. That answer is taken where it is several times as large as the first one, and on its largest slice as on the
+prompted one: on sets to train on that tells prompts at ends from others (docs/log.md, 2026-12-01). The same is done, without
+those parts, for what was prompted on two slices and stayed as small as there.
 """
 
 import copy
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,9 @@ from medical_sam2.volume import SliceConfidence
 
 END_FILE = "from_ends.safetensors"
 FEW = 3  # slices found on a side of the prompts, up to which they may lie at an end of the object
+THIN = 0.9  # distances of slices: equivalent radius of a prompt, below which its object may lie on that slice alone
 SMALL = 4.0  # times the smaller one of two prompted slices, up to which an object stayed small
-LARGER = 3.0  # times the voxels beside the prompted slices, from which on another answer is taken
+LARGER = 3.0  # times the voxels beside the prompted slices, and the area of these, from which on another answer is taken
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,22 @@ def load_end_network(network: object, weights: Path) -> Backbone | None:
     return other.eval()
 
 
-def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int]) -> bool:
+def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int], pixel: float = 1.0) -> bool:
     """Whether hardly anything was found on one side of the only slice that was prompted, though the volume goes on there.
+
+    What is so small there that a ball of that size lies between two slices may be on that one alone: then it is not asked.
 
     Args:
         rows: of one object in the view that was prompted.
         slices: on which it may be, by their index along the array axis.
+        pixel: area of a pixel over the squared distance of slices.
     """
-    prompted = [row.slice for row in rows if row.prompted]
+    prompted = [row for row in rows if row.prompted]
     if len(prompted) != 1:  # between several the parts find too much: they learnt from one
         return False
-    (place,) = prompted
+    place, radius = prompted[0].slice, math.sqrt(prompted[0].area_px * pixel / math.pi)
+    if radius < THIN:
+        return False
     found = [row.slice for row in rows if row.area_px]
     before = sum(at < place for at in found), sum(at < place for at in slices)
     after = sum(at > place for at in found), sum(at > place for at in slices)
@@ -82,32 +90,40 @@ def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int]) -
 
 
 def stayed_small(rows: Sequence[SliceConfidence]) -> bool:
-    """Whether an object was found hardly larger than on the smaller one of its two prompted slices: they may be its ends.
+    """Whether an object was found between its two prompted slices hardly larger than on the smaller one: maybe its ends.
 
     Args:
         rows: of one object in the view that was prompted.
     """
-    prompted = [row.area_px for row in rows if row.prompted]
-    return len(prompted) == 2 and max((row.area_px for row in rows if not row.prompted), default=0) < SMALL * min(prompted)
+    prompted = {row.slice: row.area_px for row in rows if row.prompted}
+    found = {row.slice: row.area_px for row in rows if not row.prompted and row.area_px}
+    if len(prompted) != 2 or not any(min(prompted) < at < max(prompted) for at in found):
+        return False
+    return max(found.values()) < SMALL * min(prompted.values())
 
 
 def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> bool:
-    """Whether another answer found several times as much of an object beside its prompted slices as the first one."""
-    first, second = (sum(row.area_px for row in rows if not row.prompted) for rows in (before, after))
-    return second > 0 and second >= LARGER * first
+    """Whether another answer is several times as large beside the prompted slices as the first one, and as the prompts are.
+
+    What was prompted where it is largest does not grow from there: without the second part small things on few thick slices
+    became what lies around them.
+    """
+    first, second = ([row.area_px for row in rows if not row.prompted] for rows in (before, after))
+    prompted = max((row.area_px for row in before if row.prompted), default=0)
+    return sum(second) >= LARGER * sum(first) and max(second, default=0) >= LARGER * max(1, prompted)
 
 
-def describe_growth(label: int, before: Sequence[SliceConfidence], after: Sequence[SliceConfidence], *, inside: bool) -> str:
-    """A line for an object of which another answer was taken, maybe from inside of what was found from the end."""
+def describe_growth(label: int, before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> str:
+    """A line for an object of which the answer from inside was taken."""
     if sum(row.prompted for row in before) > 1:
         return (
             f"object {label} was found hardly larger than on its two prompted slices, which seem to be its ends: it was "
             "outlined once more from inside; look at it, or prompt the slice on which it is largest as well, which is surer"
         )
-    once_more = ", and outlined once more from inside," if inside else ","
     spans = [len({row.slice for row in rows if row.area_px}) for rows in (before, after)]
+    through = f"{spans[1]} slices in place of {spans[0]}"
     return (
-        f"object {label} seems to be prompted at one of its ends: it was followed as it grows from there{once_more} "
-        f"through {spans[1]} slices in place of {spans[0]}; look at its other end, or prompt the slice on which it is largest, "
-        "which is surer"
+        f"object {label} seems to be prompted at one of its ends: it was followed as it grows from there, and outlined once "
+        f"more from inside, through {through}; look at its other end, or prompt the slice on which it is largest, which is "
+        "surer"
     )

@@ -96,9 +96,9 @@ class _Pass:
         agreement = self.agreements.get(label)
         return max(confidence, LEAST_WEIGHT) * (agreement.weigh(t, probability_HW > 0.5) if agreement else 1.0)
 
-    def part(self, labels: Collection[int], *, from_end: bool) -> "_Pass":
+    def part(self, labels: Collection[int]) -> "_Pass":
         """The same for some of the objects."""
-        return replace(self, prompts={x: own for x, own in self.prompts.items() if x in labels}, from_end=from_end)
+        return replace(self, prompts={x: own for x, own in self.prompts.items() if x in labels})
 
 
 @dataclass(eq=False)
@@ -114,8 +114,7 @@ class GroupTracker:
     warnings: list[str] = field(default_factory=list)
     _judged: dict[tuple[int, int], float] = field(default_factory=dict)  # object, slice → predicted IoU of what a click means
     _answered: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)  # object, prompted frame → its mask there
-    _from_end: set[int] = field(default_factory=set)  # objects that were prompted at an end
-    inside: dict[int, int] = field(default_factory=dict)  # those outlined inside, too → slice, along the array axis
+    inside: dict[int, int] = field(default_factory=dict)  # objects outlined inside, too → slice, along the array axis
     # their prompts, with that outline, and the region that they were seen in
     _from_inside: dict[int, tuple[Mapping[int, FramePrompt], Region | None]] = field(default_factory=dict)
 
@@ -163,8 +162,8 @@ class GroupTracker:
         first, further = views[0], views[1:]
         banks = self.view_tracker.banks(group.prompts, first)
         same = [view for view in further if view.axis == first.axis]
-        others = [view for view in further if view.axis != first.axis]
-        for place, view in enumerate([first, *same, *self.view_tracker.order_by_likeness(first, others)]):
+        across = [view for view in further if view.axis != first.axis]
+        for place, view in enumerate([first, *same, *self.view_tracker.order_by_likeness(first, across)]):
             if place and not self.config.joint:
                 banks = self.view_tracker.banks(group.prompts, view)
             if view.axis == first.axis:
@@ -175,12 +174,10 @@ class GroupTracker:
                 expected = expect_between(joined, self.view_tracker.frames(view).canvas.pixel_hw)
                 way = _Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected, not further)
                 inside = self._from_inside.keys() & prompts.keys()
-                at_end = (self._from_end & prompts.keys()) - inside
-                for labels, from_end in ((prompts.keys() - at_end - inside, False), (at_end, True)):
-                    if labels:
-                        self._track_pass(way.part(labels, from_end=from_end))
+                if others := prompts.keys() - inside:
+                    self._track_pass(way.part(others))
                 for label in inside:
-                    self._track_pass(replace(way.part([label], from_end=False), region=self._from_inside[label][1]))
+                    self._track_pass(replace(way.part([label]), region=self._from_inside[label][1]))
                 if not place and again and self._end_tracker:
                     self._track_from_ends(way, group, again)
             else:
@@ -233,14 +230,16 @@ class GroupTracker:
         """Objects that seem to be prompted at an end, once more: by what learnt from ends, then from inside of them, too."""
         stack = self.view_tracker.frames(way.view)
         slices = [stack.slice_index(t) for t in way.frames]
+        step_mm = self.config.volume.spacing_mm[array_axis(self.config.volume, way.view)]
         for label, own in way.prompts.items():
             before = self._rows_of(label, way.view)
-            at_end = may_begin_at_end(before, slices)
+            at_end = may_begin_at_end(before, slices, self.config.volume.voxel_mm3 / step_mm**3)
             if not at_end and (label in way.expected or not stayed_small(before)):
                 continue
             outlines = {t: self._outline_answered(label, t, prompt) for t, prompt in own.items()}
-            if at_end and self._track_again(replace(way, prompts={label: outlines}, from_end=True), again, before):
-                self._from_end.add(label)
+            first = [*self.rows], way.fusions[label], way.banks[label]
+            if at_end:  # what that finds leaks, and is no answer: it leads inside
+                self._track_again(replace(way, prompts={label: outlines}, from_end=True), again, before)
             if found := self.view_tracker.outline_inside(way.view, again.refine(label, way.fusions[label]), own):
                 t, mask, sure = found
                 both = outlines | {t: FramePrompt.mask(mask)}
@@ -249,9 +248,9 @@ class GroupTracker:
                 self._judged[label, stack.slice_index(t)] = sure
                 if self._track_again(replace(way, prompts={label: both}, region=region), again, before):
                     self._from_inside[label], self.inside[label] = (both, region), stack.slice_index(t)
-            after = self._rows_of(label, way.view)
-            if after != before:
-                self.warnings.append(describe_growth(label, before, after, inside=label in self.inside))
+                    self.warnings.append(describe_growth(label, before, self._rows_of(label, way.view)))
+                    continue
+            self.rows[:], way.fusions[label], way.banks[label] = first
 
     def _rows_of(self, label: int, view: View) -> list[SliceConfidence]:
         return [row for row in self.rows if (row.object, row.view) == (label, view.code)]
