@@ -95,7 +95,7 @@ def test_what_is_thinner_than_a_slice_begins_at_no_end() -> None:
 def test_a_prompt_with_hardly_a_slice_on_one_side_may_lie_at_an_end(
     areas: list[int], prompted: list[int], expected: bool
 ) -> None:
-    assert may_begin_at_end(rows_of(areas, prompted), range(10)) is expected
+    assert may_begin_at_end(rows_of(areas, prompted), range(10), 1.0) is expected
 
 
 @pytest.mark.parametrize(

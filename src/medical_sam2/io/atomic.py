@@ -105,10 +105,19 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def occupied(folder: Path, lock_file: Path) -> Iterator[None]:
-    """Say by a lock that somebody writes in a folder; who comes alone removes drafts of a run that was killed."""
+def _opened(lock_file: Path) -> Iterator[int]:
+    """A file for locks, made where it is missing; closed, it leaves none."""
     lock = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def occupied(folder: Path, lock_file: Path) -> Iterator[None]:
+    """Say by a lock that somebody writes in a folder; who comes alone removes drafts of a run that was killed."""
+    with _opened(lock_file) as lock:
         with suppress(OSError):  # somebody else is at work, or the disk has no locks: then drafts stay
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,21 +128,16 @@ def occupied(folder: Path, lock_file: Path) -> Iterator[None]:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_SH)
         yield
-    finally:
-        os.close(lock)
 
 
 @contextmanager
 def alone(lock_file: Path) -> Iterator[None]:
     """Wait until no other process is in a block with this lock; a disk without locks lets everybody in."""
-    lock = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    with _opened(lock_file) as lock:
         with suppress(OSError):
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(lock)
 
 
 # A lock on a byte for each of them: one open file for thousands; network disks have such locks, and who dies leaves none.
@@ -147,14 +151,11 @@ def claimed(names: Iterable[str], folder: Path, lock_file: Path) -> Iterator[Non
         InputError: another process has claimed one of them.
     """
     places = {int.from_bytes(sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big"): name for name in names}
-    lock = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    with _opened(lock_file) as lock:
         if taken := _claim_in_order(lock, places):
             problem = f"another run is at work on {taken} here, or will be"
             raise InputError(problem, "wait until it has ended, or choose another folder", subject=folder)
         yield
-    finally:
-        os.close(lock)
 
 
 def _claim_in_order(lock: int, places: Mapping[int, str]) -> str:

@@ -30,7 +30,7 @@ from medical_sam2.volume import SliceConfidence
 END_FILE = "from_ends.safetensors"
 FEW = 3  # slices found on a side of the prompts, up to which they may lie at an end of the object
 THIN = 0.9  # distances of slices: equivalent radius of a prompt, below which its object may lie on that slice alone
-SMALL = 4.0  # times the smaller one of two prompted slices, up to which an object stayed small
+STAYED = 4.0  # times the smaller one of two prompted slices, up to which an object stayed small
 LARGER = 3.0  # times the voxels beside the prompted slices, and the area of these, from which on another answer is taken
 
 
@@ -67,7 +67,7 @@ def load_end_network(network: object, weights: Path) -> Backbone | None:
     return other.eval()
 
 
-def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int], pixel: float = 1.0) -> bool:
+def may_begin_at_end(rows: Sequence[SliceConfidence], slices: Collection[int], pixel: float) -> bool:
     """Whether hardly anything was found on one side of the only slice that was prompted, though the volume goes on there.
 
     What is so small there that a ball of that size lies between two slices may be on that one alone: then it is not asked.
@@ -99,7 +99,7 @@ def stayed_small(rows: Sequence[SliceConfidence]) -> bool:
     found = {row.slice: row.area_px for row in rows if not row.prompted and row.area_px}
     if len(prompted) != 2 or not any(min(prompted) < at < max(prompted) for at in found):
         return False
-    return max(found.values()) < SMALL * min(prompted.values())
+    return max(found.values()) < STAYED * min(prompted.values())
 
 
 def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> bool:
