@@ -75,7 +75,8 @@ def on_volume(task: VolumeTask, views: str, segmenter: Segmenter, bank: Callable
     only = np.zeros(task.truth_ijk.shape, bool)
     task.view.apply(only, axes)[start] = truth[start]
     prompt = Mask(only, axis=task.view.order(axes)[0])
-    found = task.view.apply(segmenter.segment_volume(task.volume, [prompt], bank=bank, views=views).labels > 0, axes)
+    answer = segmenter.segment_volume(task.volume, [prompt], bank=bank, views=views, every_slice=True)
+    found = task.view.apply(answer.labels > 0, axes)
     others = np.arange(len(truth)) != start
     return dice(truth[others], found[others])
 

@@ -199,7 +199,7 @@ def ask_volume(case: EvaluationCase, kind: Kind, segmenter: Segmenter, seed: int
     prompts = task.all_in_volume(reader.prompt_frames([reader.start]))
     shown = task.truth_ijk[Crop.to_content(task.volume, prompts).box]
     with truth_beside_features(shown) as truth, remembering(segmenter.network, bank, truth) as policy:
-        result = segmenter.segment_volume(task.volume, prompts, bank=policy, consensus=False)
+        result = segmenter.segment_volume(task.volume, prompts, bank=policy, consensus=False, every_slice=True)
     axes, others = task.volume.orientation, np.arange(len(case.truths)) != reader.start
     found, sure = task.view.apply(result.labels > 0, axes), np.zeros(len(others))
     for row in result.confidence:

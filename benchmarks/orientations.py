@@ -2,7 +2,8 @@
 
     python benchmarks/orientations.py [--side 160] [--objects 2] [--encoder tiny] [--image-size 256] [-o OUT.md]
 
-A cube of noise, each object outlined on its middle axial slice. This package runs `segment_volume(views="six", zoom=False)` in
+A cube of noise, each object outlined on its middle axial slice. This package runs `segment_volume(views="six", zoom=False,
+every_slice=True)` in
 each `--precision` (auto is its default), whole slices as the session sees them; every frame that was tracked is counted. With
 random weights a network may outline anything; where it finds an object absent on eight slices in a row, or sees it end, this
 package tracks no further: the frames left out are reported, and count on neither side. Where it takes objects through a view
@@ -150,7 +151,7 @@ def measured(made: Sam2, precision: str, side: int, objects: int, sample: int) -
     beside.every = max(1, ORIENTATIONS * side // (sample + 1))
     volume = cube(Scene(shown.frames_T3SS[:side], objects), side)
     before = now()
-    segmenter.segment_volume(volume, outlines(volume, objects), views="six", zoom=False, on_frame=beside)
+    segmenter.segment_volume(volume, outlines(volume, objects), views="six", zoom=False, every_slice=True, on_frame=beside)
     own = now() - before - beside.aside
     while len(beside.measured) < sample:  # fewer frames were tracked than planned
         beside.take()

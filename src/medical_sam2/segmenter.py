@@ -16,7 +16,7 @@ from torch import nn
 from medical_sam2.errors import ConfigError, MedicalSam2Error
 from medical_sam2.intensity_window import Window
 from medical_sam2.model.backbone import Backbone, Features
-from medical_sam2.model.device import Precision, choose_device, choose_precision, helped
+from medical_sam2.model.device import Precision, check_threads, choose_device, choose_precision, helped
 from medical_sam2.model.memory_bank import POLICIES, Policy, SelfSorting
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import load_backbone, weights_file
@@ -47,7 +47,6 @@ T = TypeVar("T")
 VIEWS = ("auto", "one", "three", "six", *PLANES)
 LOADING = ("device", "precision", "image_size", "engine", "pool_memory")
 MOST_TUNING_S = 3600  # to one outline
-MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))  # beyond, OpenMP ends the process where it gets no memory for them
 
 
 class Segmenter:
@@ -166,6 +165,7 @@ class Segmenter:
         islands: bool = False,
         consensus: bool = True,
         zoom: bool = True,
+        every_slice: bool = False,
         features: str | os.PathLike[str] | None = None,
         names: Mapping[int, str] | None = None,
         overlap: bool = False,
@@ -190,6 +190,7 @@ class Segmenter:
             islands: whether parts of an object stay that hang together with no prompt of it.
             consensus: whether objects are looked at once more in 3D, if there is a gate; a correction does without.
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
+            every_slice: whether slices between two on which all objects are alike are tracked, too; else they are interpolated.
             features: folder in which what the encoder saw is kept from run to run, by content and weights.
             names: label → name of the structure; unless given, those of the result that is corrected.
             overlap: whether each object is kept whole, in the result's layers, where several claim a voxel, such as a tumour
@@ -216,15 +217,14 @@ class Segmenter:
         learnt, first = ((self.gate, self.slice_judge) if consensus else ()), order_objects(priority, tracked.labels, names)
         options = ResultOptions(summed, probability, uncertainty, islands, *learnt, overlap=overlap, priority=first)
         work = VolumeTracker(shown, tracked, options, TrackingProgress(crop.wrap_progress(on_frame)), crop.start)
-        new = partial(TrackingConfig, self.network, self._encoder(features), shown, policy=policy, joint=joint, zoom=zoom)
-        with self.computing():
-            mended = _track_windows(work, partial(new, judge=self.judge, end_backbone=self.end_network), window, mended)
+        new = self._configure(features, shown, policy=policy, joint=joint, zoom=zoom, every_frame=every_slice)
+        mended = self._track_windows(work, new, window, mended)
         result = crop.to_whole(work.result(names, mended), earlier)
         if earlier is None and not (probability or uncertainty or overlap):
-            again = partial(self.segment_volume, volume, bank=bank, window=window, islands=islands, zoom=zoom)
-            result = take_out(result, prompts, partial(again, features=features, names=names, on_frame=on_frame))
-        late = self._describe_late(result, prompts, earlier)
-        return replace(result, warnings=(*crop.warnings, *result.warnings, *late), image=volume)
+            how = {"bank": bank, "window": window, "islands": islands, "zoom": zoom, "every_slice": every_slice}
+            redo = partial(self.segment_volume, volume, features=features, names=names, on_frame=on_frame, **how)
+            result = take_out(result, prompts, redo)
+        return self._describe_late(replace(result, image=volume), crop.warnings, prompts, earlier)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy is made of, in another process too: all but what runs the encoder."""
@@ -234,14 +234,41 @@ class Segmenter:
         vars(self).update(state)
         self._see, self._checked = choose_encoder(self.engine, self.network, self.precision), None
 
+    def _configure(self, features: str | os.PathLike[str] | None, volume: Volume, **how: Any) -> "partial[TrackingConfig]":
+        """What makes a configuration for a window of intensities."""
+        how |= {"judge": self.judge, "end_backbone": self.end_network}
+        return partial(TrackingConfig, self.network, self._encoder(features), volume, **how)
+
     def _describe_late(
-        self, result: Segmentation, prompts: Sequence[Prompt], earlier: NDArray[np.unsignedinteger] | None
-    ) -> list[str]:
-        """What is told once all is done, in voxels of the whole volume."""
-        told = [*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts)]
+        self,
+        result: Segmentation,
+        first: Iterable[str],
+        prompts: Sequence[Prompt],
+        earlier: NDArray[np.unsignedinteger] | None,
+    ) -> Segmentation:
+        """The result with all its warnings: some before its own, and those that are known once all is done."""
+        late = [*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts)]
         if self.judge is not None and earlier is None:  # of weights without a judge nobody measured what confidence means
-            told += describe_unsure_clicks(axis_codes(result.affine), result.confidence, prompts)
-        return told
+            late += describe_unsure_clicks(axis_codes(result.affine), result.confidence, prompts)
+        return replace(result, warnings=(*first, *result.warnings, *late))
+
+    def _track_windows(
+        self,
+        work: VolumeTracker,
+        config: Callable[[Window], TrackingConfig],
+        window: str | Window,
+        mended: NDArray[np.unsignedinteger] | None,
+    ) -> NDArray[np.unsignedinteger] | None:
+        """Track all objects, those of one window together; labels that are corrected are answered as they are mended."""
+        with self.computing():
+            for seen, own in by_window(work.volume, work.plan.groups, window).items():
+                tracker = GroupTracker(config(seen), work.progress, work.rows)
+                work.windows |= dict.fromkeys((label for group in own for label in group.prompts), seen)
+                if mended is None:
+                    work.track(tracker, own)
+                else:
+                    mended = correct_labels(tracker, own, mended)
+        return mended
 
     @torch.no_grad()
     def segment_by_template(
@@ -264,11 +291,7 @@ class Segmenter:
             volume: the image.
             template: another volume with its outlines.
             prompts: in `volume`; their objects are not looked for.
-            views: see `segment_volume`.
-            window: see `segment_volume`.
-            zoom: see `segment_volume`.
-            features: see `segment_volume`.
-            priority: see `segment_volume`.
+            views, window, zoom, features, priority: see `segment_volume`.
             names: label → name, of prompted objects, or in place of the template's.
             options: further ones of `segment_volume`, but `earlier`.
 
@@ -449,23 +472,6 @@ class Segmenter:
             self._checked = before
 
 
-def _track_windows(
-    work: VolumeTracker,
-    config: Callable[[Window], TrackingConfig],
-    window: str | Window,
-    mended: NDArray[np.unsignedinteger] | None,
-) -> NDArray[np.unsignedinteger] | None:
-    """Track all objects, those of one window together; labels that are corrected are answered as they are mended."""
-    for seen, own in by_window(work.volume, work.plan.groups, window).items():
-        tracker = GroupTracker(config(seen), work.progress, work.rows)
-        work.windows |= dict.fromkeys((label for group in own for label in group.prompts), seen)
-        if mended is None:
-            work.track(tracker, own)
-        else:
-            mended = correct_labels(tracker, own, mended)
-    return mended
-
-
 def load_by_settings(settings: Mapping[str, Any], **more: Any) -> Segmenter:
     """The segmenter that settings tell of, by the names of the arguments of `from_pretrained`, with their number of threads.
 
@@ -491,9 +497,3 @@ def check_choices(*, views: str, bank: str, fusion: str, threads: int | None, ad
     check_threads(threads)
     if not 0 <= adapt <= MOST_TUNING_S:
         raise ConfigError(f"nobody can tune for {adapt:g} seconds", f"give `adapt=0` to {MOST_TUNING_S} (20 is usual)")
-
-
-def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads that cannot work; raises ConfigError."""
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ConfigError(f"{threads} threads cannot work", f"give `threads=1` to {MOST_THREADS}")

@@ -155,7 +155,7 @@ def test_each_way_remembers_nothing_of_the_other_and_further_views_of_both(case:
             return super().weigh(bank, t, query_C)
 
     policy, start = partial(Watched, size=40, threshold=-1.0), case.prompt("click", 1, 2)
-    tracker, _, _ = tracked(case.volume, [start], (AXIAL, CORONAL), policy=policy)
+    tracker, _, _ = tracked(case.volume, [start], (AXIAL, CORONAL), policy=policy, every_frame=True)
     (middle,), frames = (row.slice for row in tracker.rows if row.prompted), range(16)
     for t in frames:
         assert seen.get(t, set()) == {*range(middle, t), *range(t + 1, middle + 1)}

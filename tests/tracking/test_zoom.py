@@ -14,10 +14,11 @@ from medical_sam2.model.backbone import Memory
 from medical_sam2.model.memory_bank import SelfSorting
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt
 from medical_sam2.tracking.correction import correct_labels
+from medical_sam2.tracking.frame_order import ENDED
 from medical_sam2.tracking.frames import Canvas, FrameStack, Region, box_of, group_regions, grow_region, object_box, region_for
 from medical_sam2.tracking.fusion import Mean
 from medical_sam2.tracking.plan import grouped
-from medical_sam2.tracking.view_tracker import ENDED, TrackingConfig
+from medical_sam2.tracking.view_tracker import TrackingConfig
 from medical_sam2.tracking.volume_tracker import GroupTracker
 from medical_sam2.views import AXIAL, THREE_VIEWS
 from medical_sam2.volume import Volume

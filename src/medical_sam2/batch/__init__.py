@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from medical_sam2.tracking.image_set import ImageMask
 
 READING = ("geometry_from", "frame", "series", "allow_gap")
-TRACKING = ("views", "bank", "fusion", "window", "islands", "consensus", "features", "priority")
+TRACKING = ("views", "bank", "fusion", "window", "every_slice", "islands", "consensus", "features", "priority")
 WITHOUT_EFFECT = ("weights", "threads", "device", "features")
 """Settings that results do not depend on, so that a run goes on elsewhere; of weights the content counts, not the name."""
 
@@ -167,7 +167,7 @@ class BatchSettings:
 
     Args:
         weights, image_size, device, precision, engine, pool_memory, threads: of the network, see `Segmenter.from_pretrained`.
-        views, bank, fusion, window, islands, consensus, features, priority: see `Segmenter.segment_volume`.
+        views, bank, fusion, window, every_slice, islands, consensus, features, priority: see `Segmenter.segment_volume`.
         whole_slices: show the network whole slices.
         adapt: seconds of tuning to the outlines of each case.
         geometry_from, frame, series, allow_gap: how images are read, see `medical_sam2.io.load`.
@@ -189,6 +189,7 @@ class BatchSettings:
     bank: str = "self-sorting"
     fusion: str = "weighted"
     window: str = "auto"
+    every_slice: bool = False
     islands: bool = False
     consensus: bool = True
     priority: tuple[str, ...] = ()

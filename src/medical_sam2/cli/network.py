@@ -26,10 +26,11 @@ from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.io.safe_open import require_memory
 from medical_sam2.model.catalogue import NAMED_WEIGHTS, is_hub_id, trained_size
+from medical_sam2.model.device import check_threads
 from medical_sam2.model.memory_bank import POLICIES, Policy
 from medical_sam2.model.weights import weights_file
 from medical_sam2.plugins import find
-from medical_sam2.segmenter import Segmenter, check_choices, check_threads, load_by_settings
+from medical_sam2.segmenter import Segmenter, check_choices, load_by_settings
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.confidence import Need, slice_needs
 from medical_sam2.tracking.cropping import VolumePlan

@@ -83,6 +83,7 @@ class InferenceOptions(TrackingOptions):
     Args:
         views: one, three, six, auto, axial, coronal or sagittal.
         fusion: of the views: weighted by how sure the network was, mean, vote, or a plug-in.
+        every_slice: track each slice; else those between two on which all objects are alike are interpolated, which is faster.
         islands: keep parts of an object that hang together with no prompt of it, and small ones beside a large one in a box.
         consensus: look at each object once more in 3D after tracking, if the weights can (those that ship do).
         adapt: seconds of tuning to what was outlined, before it is tracked (20 is usual, 3600 the most); outlines only, undone
@@ -93,6 +94,7 @@ class InferenceOptions(TrackingOptions):
 
     views: str = "one"
     fusion: str = "weighted"
+    every_slice: Annotated[bool, FLAG] = False
     islands: Annotated[bool, FLAG] = False
     consensus: bool = True
     adapt: float = 0.0

@@ -115,13 +115,16 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
     of_several = {
         "--views": options.views in OF_SEVERAL,
         "--fusion": options.fusion != AS_USUAL.fusion,
+        "--every-slice": options.every_slice,
         "--islands": options.islands,
         "--overlap": options.overlap,
         "--priority": options.priority,
     }
     for option, given in of_several.items():
         if given:
-            raise ConfigError(f"{option} changes nothing: a correction is tracked in the plane of its prompts", "leave it out")
+            raise ConfigError(
+                f"{option} changes nothing: a correction is tracked slice by slice in the plane of its prompts", "leave it out"
+            )
 
 
 def _check_objects(named: NamedPrompts, earlier: Volume | None, outputs: OutputOptions, options: InferenceOptions) -> list[int]:
@@ -194,6 +197,7 @@ def _track(
             islands=options.islands,
             consensus=options.consensus,
             zoom=not options.whole_slices,
+            every_slice=options.every_slice,
             overlap=options.overlap,
             priority=options.priority,
             features=options.features,

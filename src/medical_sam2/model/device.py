@@ -6,6 +6,7 @@ that do not wait for each other are given to a helper, if there is one (`helped`
 has not begun when it is needed is done by whoever needs it: a helper that other programs keep from working costs little.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -35,6 +36,7 @@ SIDE = 256  # of the matrices whose products are computed to see whether a secon
 LOOKS = 4  # at most: threads of the operation before spin for some 20 ms, and seem to be another program
 LOOK_S = 0.06 if sys.platform == "win32" else 0.01  # Windows counts a thread's time in ticks of 16 ms
 PATIENCE_S = 0.02  # between two looks at whether a stream has ended
+MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))  # beyond, OpenMP ends the process where it gets no memory for them
 FREE = 0.8  # share of the time that each of two threads computes, at least, where a second core is free
 
 
@@ -70,6 +72,12 @@ def _processor_computes_bf16() -> bool:
     """Whether the processor has bf16, and oneDNN is not held to instructions that lack it (`ONEDNN_MAX_CPU_ISA`)."""
     able = torch.cpu.get_capabilities()
     return bool(able.get("amx_bf16") or able.get("avx512_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that cannot work; raises ConfigError."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"{threads} threads cannot work", f"give `threads=1` to {MOST_THREADS}")
 
 
 @dataclass(eq=False)

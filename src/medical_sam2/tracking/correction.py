@@ -25,10 +25,10 @@ from medical_sam2.io.voxels import SAME_MM, grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import FramePrompt, Point, Prompt, is_solid_box, voxel_of
 from medical_sam2.strokes import only_takes_away
+from medical_sam2.tracking.frame_order import FrameOrder, FrameTime
 from medical_sam2.tracking.frames import Region, around_all, box_of, clicked_boxes, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.limits import hold_settled
 from medical_sam2.tracking.plan import Group, check_named, listed_prompts, refuse_blank
-from medical_sam2.tracking.view_tracker import FrameTime
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, require_volume
@@ -333,7 +333,7 @@ def _track_one_way(
 ) -> Region | None:
     """One way; it may end on the frames of `ends`. Returns the region that was shown last."""
     free = what.labels_giving_way
-    followed = tracker.view_tracker.track_frames(what.view, {what.label: what.prompts}, order, banks, region)
+    followed = tracker.view_tracker.track_frames(what.view, {what.label: what.prompts}, FrameOrder(order), banks, region)
     for place, found in enumerate(followed, 1):
         t, region = found.frame, found.stack.region
         mask = found.probability_BHW[0] > 0.5

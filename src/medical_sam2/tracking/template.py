@@ -27,9 +27,10 @@ from medical_sam2.model.backbone import FramePrediction, Instruction
 from medical_sam2.model.memory_bank import PolicyBank, SelfSorting, cosine
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt, Mask
+from medical_sam2.tracking.frame_order import FrameTime
 from medical_sam2.tracking.frames import MARGIN, WHOLE, BoxXyxy, Canvas, Region, box_of
 from medical_sam2.tracking.plan import array_axis, primary_view, usable
-from medical_sam2.tracking.view_tracker import FrameTime, TrackingConfig, ViewTracker
+from medical_sam2.tracking.view_tracker import TrackingConfig, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, require_segmentation, require_volume
 

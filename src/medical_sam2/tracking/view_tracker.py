@@ -22,40 +22,16 @@ from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
 from medical_sam2.tracking.finishing import load_ndimage
+from medical_sam2.tracking.frame_order import LONGEST_STEP, FrameOrder, FrameTime, OutwardOrder, PassEnds, TrackingResult
 from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, answer_clicks, grow_region
 from medical_sam2.tracking.fusion import find_start
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
-FRAMES_OF_A_PASS = 1_000_000  # more than any view has: frames of different passes are never neighbours in time
 SMALL = 0.25  # area of an outline or box over the largest one of its object, below which it is not remembered
 # what a click hit, below which the judge of clicks is asked (as long as a click takes): predicted IoU, share of the frame
 UNSURE, TINY = 0.35, 0.003
 SAMPLES = 5  # frames that the mean feature of a direction is taken from
-ENDED = 8  # frames in a row without any of the objects, after which tracking ends in that direction
-
-
-class FrameTime(int):
-    """When a frame is seen: a number that orders frames by the pass that they are seen in, then along the view.
-
-    The difference of two is how far they are from each other, as memory banks count it.
-
-    Args:
-        pass_number: from 0.
-        frame: index along the view.
-    """
-
-    pass_number: int
-    frame: int
-
-    def __new__(cls, pass_number: int, frame: int) -> "FrameTime":
-        """The whole number, which keeps what it was made of."""
-        time = super().__new__(cls, pass_number * FRAMES_OF_A_PASS + frame)
-        time.pass_number, time.frame = pass_number, frame
-        return time
-
-    def __reduce__(self) -> tuple[type["FrameTime"], tuple[int, int]]:
-        return FrameTime, (self.pass_number, self.frame)
 
 
 ObjectPrompts: TypeAlias = Mapping[int, Mapping[FrameTime, FramePrompt]]
@@ -72,6 +48,7 @@ class TrackingConfig:
     window: Window  # of intensities
     policy: Callable[[], Policy]  # makes the memory policy of each object
     joint: bool = True  # whether all orientations share one bank, or each has its own
+    every_frame: bool = False  # whether frames between two that are alike are tracked, too, instead of interpolated
     zoom: bool = False  # whether the network is shown a region around the object instead of the whole frame
     judge: OutlineJudge | None = None  # of what clicks mean, learnt for these weights
     end_backbone: Backbone | None = None  # the same network, with parts that learnt from ends of objects
@@ -93,42 +70,6 @@ class ObjectBanks:
         """Offer one memory for each object."""
         for bank, memory in zip(self._banks, memories, strict=True):
             bank.store([memory])
-
-
-@dataclass(eq=False)
-class PassEnds:
-    """Where the objects of a pass end, one way and the other."""
-
-    first: int  # prompted frame
-    last: int  # prompted frame
-    _absent: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
-
-    def noted(self, found: Iterable["TrackingResult"]) -> Iterator["TrackingResult"]:
-        """The same, one way outward, with its end noted."""
-        for one in found:
-            if not self.first <= one.time <= self.last:
-                side = one.time > self.last
-                self._absent[side] = 0 if any(one.confidence_B) else self._absent[side] + 1
-            yield one
-
-    def passed(self, t: int) -> bool:
-        """Whether a frame lies beyond so many without any object that none is expected."""
-        return not self.first <= t <= self.last and self._absent[t > self.last] >= ENDED
-
-
-@dataclass(frozen=True, eq=False)
-class TrackingResult:
-    """What was found at one time."""
-
-    stack: FrameStack  # the frames, as they were shown
-    time: FrameTime  # when
-    confidence_B: list[float]  # predicted IoU of each object, 0 where it is judged absent
-    probability_BHW: NDArray[np.float32]  # of each object, in pixels of the view
-
-    @property
-    def frame(self) -> int:
-        """Index along the view."""
-        return self.time.frame
 
 
 @dataclass(eq=False)
@@ -186,12 +127,11 @@ class FeaturesAhead:
 
     Args:
         see: frame → features.
-        order: of the frames.
-        skip: asked before a frame is seen ahead whether it is left out.
+        following: frame → the one that is expected after it.
     """
 
-    def __init__(self, see: Callable[[int], Features], order: Sequence[FrameTime], skip: Callable[[FrameTime], bool]) -> None:
-        self._see, self._order, self._skip = see, order, skip
+    def __init__(self, see: Callable[[int], Features], following: Callable[[FrameTime], FrameTime | None]) -> None:
+        self._see, self._following = see, following
         self._next: tuple[FrameTime, Later[Features]] | None = None
 
     def of(self, t: FrameTime) -> Features:
@@ -206,8 +146,7 @@ class FeaturesAhead:
     def begin_next(self, t: FrameTime) -> None:
         """Begin with the frame that follows."""
         if is_helped() and self._next is None:
-            rest = self._order[self._order.index(t) + 1 :]
-            following = next((other for other in rest if not self._skip(other)), None)
+            following = self._following(t)
             if following is not None:
                 self._next = following, later(partial(self._see, following.frame))
 
@@ -251,14 +190,15 @@ class ViewTracker:
             What was found at each time, once, each way in its order; frames beyond the objects' ends are left out.
         """
         prompted, *outward = ways
-        for found in self.track_frames(view, prompts, prompted, banks, region):
+        for found in self.track_frames(view, prompts, FrameOrder(prompted), banks, region):
             region = found.stack.region
             yield found
         ends = PassEnds(min(prompted), max(prompted))
+        step = 1 if self.config.every_frame else LONGEST_STEP
         branches = [banks, *({label: bank.branch() for label, bank in banks.items()} for _ in outward[1:])]
         yield from iterate_on_cores(
             [
-                ends.noted(self.track_frames(view, prompts, way, own, region, ends.passed, last=last))
+                ends.noted(self.track_frames(view, prompts, OutwardOrder(way, ends, step), own, region, last=last))
                 for way, own in zip(outward, branches, strict=True)
             ]
         )
@@ -270,10 +210,9 @@ class ViewTracker:
         self,
         view: View,
         prompts: ObjectPrompts,
-        order: Sequence[FrameTime],
+        order: FrameOrder,
         banks: Mapping[int, PolicyBank],
         region: Region | None,
-        skip: Callable[[FrameTime], bool] = lambda _: False,
         *,
         last: bool = False,
     ) -> Iterator[TrackingResult]:
@@ -282,22 +221,20 @@ class ViewTracker:
         Args:
             view: of the frames.
             prompts: object → time → prompt, in pixels of the view.
-            order: when which frame is visited.
+            order: which frame is tracked when.
             banks: what each object remembers. When the region grows, the frames that it remembers of this pass are shown anew.
             region: to begin with; None for whole frames.
-            skip: asked before each time whether it is left out.
             last: whether nobody asks these banks afterwards, so that the last frame need not be remembered.
 
         Yields:
-            What was found at each time of `order`, once.
+            What is known of each frame of `order`, once.
         """
         # a region cannot grow while it is tracked in: tracking breaks off and begins again in a larger one, remembered frames
         # first; what was yielded before is not yielded again
-        waiting, due, answers = list(order), {*order}, _PassResults()
-        shown = prompts
-        while waiting:
+        again, answers, shown = list[FrameTime](), _PassResults(), prompts
+        while True:
             stack = self.frames(view, region)
-            for t, prediction in self._predict(view, region, (prompts, shown), waiting, banks, skip, last=last):
+            for t, prediction in self._predict(view, region, (prompts, shown), (again, order), banks, last=last):
                 probability_BHW = stack.to_frame(prediction.logits_Bhw)
                 if region is not None and any(region.touched(one > 0.5) for one in probability_BHW):
                     region = grow_region(stack.canvas, region)
@@ -307,13 +244,12 @@ class ViewTracker:
                     }
                     prompted = sorted({t for own in prompts.values() for t in own}, reverse=True)
                     remembered = {t for own in shown.values() for t in own} - {*prompted}
-                    first = [*prompted, *sorted(remembered, key=lambda t: (t == answers.latest, t))]
-                    waiting = [*first, *(t for t in waiting if t in due and t not in first)]
+                    again = [*prompted, *sorted(remembered, key=lambda t: (t == answers.latest, t))]
                     break
                 answers.note(t, prediction, probability_BHW, banks.values())
-                if t in due:
-                    due.remove(t)
-                    yield TrackingResult(stack, t, prediction.confidence_B.float().cpu().tolist(), probability_BHW)
+                if order.waits_for(t):
+                    confidence_B = prediction.confidence_B.float().cpu().tolist()
+                    yield from order.note(TrackingResult(stack, t, confidence_B, probability_BHW))
             else:
                 return
 
@@ -322,24 +258,35 @@ class ViewTracker:
         view: View,
         region: Region | None,
         prompts: tuple[ObjectPrompts, ObjectPrompts],
-        order: Sequence[FrameTime],
+        orders: tuple[Sequence[FrameTime], FrameOrder],
         banks: Mapping[int, PolicyBank],
-        skip: Callable[[FrameTime], bool],
         *,
         last: bool,
     ) -> Iterator[tuple[FrameTime, FramePrediction]]:
-        """Track objects through frames in one region: their prompts as they were given, and as the network is shown them."""
-        given, shown = prompts
+        """Track objects through frames in one region: their prompts as they were given, and as the network is shown them.
+
+        The first frames are those that are shown once more, whatever is known of them.
+        """
+        (given, shown), (again, order) = prompts, orders
+
+        def visit() -> Iterator[FrameTime]:
+            yield from again
+            while (t := order.next_frame()) is not None:
+                yield t
+
+        def following(t: FrameTime) -> FrameTime | None:
+            return again[again.index(t) + 1] if t in again[:-1] else order.next_frame(t if order.waits_for(t) else None)
+
         stack = self.frames(view, region)
         remembered = [_forget_small(own) for own in shown.values()]
         prompters = [Fixed({t: stack.to_network(prompt) for t, prompt in own.items()}) for own in remembered]
-        bank, due = ObjectBanks(banks[label] for label in given), (t for t in order if not skip(t))
-        with closing(FeaturesAhead(self.features(view, region), order, skip)) as features:
+        bank = ObjectBanks(banks[label] for label in given)
+        with closing(FeaturesAhead(self.features(view, region), following)) as features:
             yield from track(
-                *(self.config.backbone, features.of, due, prompters, bank),
+                *(self.config.backbone, features.of, visit(), prompters, bank),
                 on_fused=features.begin_next,
                 present=lambda t: [_lies_between(own, t) for own in given.values()],
-                kept=lambda t: not (last and t == order[-1]),
+                kept=lambda t: not (last and t == order.final),
             )
 
     def ask(self, view: View, region: Region | None, t: int, prompt: FramePrompt) -> tuple[NDArray[np.bool_], float]:

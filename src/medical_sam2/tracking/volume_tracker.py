@@ -27,6 +27,7 @@ from medical_sam2.strokes import joins_outlines
 from medical_sam2.tracking.confidence import count_areas, describe_ends_in, find_leaks_in, mark_collapses, mark_leaks
 from medical_sam2.tracking.consensus import Gate, RefinedProbability, TrackedObject, apply_consensus
 from medical_sam2.tracking.finishing import remove_islands
+from medical_sam2.tracking.frame_order import FrameTime, TrackingResult
 from medical_sam2.tracking.frames import (
     AskNetwork,
     FrameDone,
@@ -63,7 +64,7 @@ from medical_sam2.tracking.plan import (
     prompted_slices,
     unused_prompts,
 )
-from medical_sam2.tracking.view_tracker import FrameTime, TrackingConfig, TrackingResult, ViewTracker
+from medical_sam2.tracking.view_tracker import TrackingConfig, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers
 
