@@ -190,7 +190,8 @@ class Segmenter:
             islands: whether parts of an object stay that hang together with no prompt of it.
             consensus: whether objects are looked at once more in 3D, if there is a gate; a correction does without.
             zoom: whether the network is shown a region around the object that grows with it, or always whole slices.
-            every_slice: whether slices between two on which all objects are alike are tracked, too; else they are interpolated.
+            every_slice: whether slices between two on which an object is alike are tracked, too, instead of interpolated; whole
+                slices (`zoom=False`) always are.
             features: folder in which what the encoder saw is kept from run to run, by content and weights.
             names: label → name of the structure; unless given, those of the result that is corrected.
             overlap: whether each object is kept whole, in the result's layers, where several claim a voxel, such as a tumour

@@ -83,7 +83,7 @@ class InferenceOptions(TrackingOptions):
     Args:
         views: one, three, six, auto, axial, coronal or sagittal.
         fusion: of the views: weighted by how sure the network was, mean, vote, or a plug-in.
-        every_slice: track each slice; else those between two on which all objects are alike are interpolated, which is faster.
+        every_slice: track each slice; else those between two on which an object is alike are interpolated.
         islands: keep parts of an object that hang together with no prompt of it, and small ones beside a large one in a box.
         consensus: look at each object once more in 3D after tracking, if the weights can (those that ship do).
         adapt: seconds of tuning to what was outlined, before it is tracked (20 is usual, 3600 the most); outlines only, undone
@@ -101,9 +101,11 @@ class InferenceOptions(TrackingOptions):
     overlap: Annotated[bool, FLAG] = False
     priority: Annotated[tuple[str, ...], REPEATED] = ()
 
-    def check_fusion(self) -> None:
-        """Refuse a mean or a vote of one view; a plug-in may do what it likes with it; raises ConfigError."""
-        if self.fusion in {"mean", "vote"} and self.views in ONE_VIEW:
+    def check_effects(self) -> None:
+        """Refuse what another option leaves without effect; raises ConfigError."""
+        if self.every_slice and self.whole_slices:
+            raise ConfigError("--every-slice changes nothing: with --whole-slices each is tracked", "leave it out")
+        if self.fusion in {"mean", "vote"} and self.views in ONE_VIEW:  # a plug-in may do what it likes with one
             raise ConfigError(
                 "--fusion changes nothing: one view is tracked", "leave it out, or give --views three, six or auto"
             )

@@ -108,7 +108,7 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
         if options.priority:
             raise ConfigError("--priority changes nothing: --overlap gives a voxel to every object", "leave one of them out")
     if prompts.correct is None:
-        options.check_fusion()
+        options.check_effects()
         return
     if outputs.probability or outputs.uncertainty:
         raise ConfigError("a correction makes no probability and no uncertainty", "leave these outputs out")

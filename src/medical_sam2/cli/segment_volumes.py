@@ -183,7 +183,7 @@ def _check_words(
 ) -> None:
     """Refuse options that would have no effect, or destroy something."""
     finish.check()
-    options.check_fusion()
+    options.check_effects()
     if options.overlap:
         raise ConfigError("--overlap: each case has one label map here", "outline it by `medsam2 segment --overlap`")
     check_threshold(prompts.threshold, each_label=prompts.each_label)

@@ -24,13 +24,15 @@ from medical_sam2.tracking.click_outline import OutlineJudge, reduction
 from medical_sam2.tracking.finishing import load_ndimage
 from medical_sam2.tracking.frame_order import LONGEST_STEP, FrameOrder, FrameTime, OutwardOrder, PassEnds, TrackingResult
 from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, answer_clicks, grow_region
-from medical_sam2.tracking.fusion import find_start
+from medical_sam2.tracking.fusion import Agreement, Fusion, find_start
+from medical_sam2.tracking.limits import Limits
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
 SMALL = 0.25  # area of an outline or box over the largest one of its object, below which it is not remembered
 # what a click hit, below which the judge of clicks is asked (as long as a click takes): predicted IoU, share of the frame
 UNSURE, TINY = 0.35, 0.003
+LEAST_WEIGHT = 0.05  # of an unsure frame
 SAMPLES = 5  # frames that the mean feature of a direction is taken from
 
 
@@ -48,10 +50,15 @@ class TrackingConfig:
     window: Window  # of intensities
     policy: Callable[[], Policy]  # makes the memory policy of each object
     joint: bool = True  # whether all orientations share one bank, or each has its own
-    every_frame: bool = False  # whether frames between two that are alike are tracked, too, instead of interpolated
     zoom: bool = False  # whether the network is shown a region around the object instead of the whole frame
+    every_frame: bool = False  # whether frames between two that are alike are tracked, too; whole frames always are
     judge: OutlineJudge | None = None  # of what clicks mean, learnt for these weights
     end_backbone: Backbone | None = None  # the same network, with parts that learnt from ends of objects
+
+    @property
+    def longest_step(self) -> int:
+        """Frames from one that is tracked to the next, at most."""
+        return LONGEST_STEP if self.zoom and not self.every_frame else 1
 
 
 class ObjectBanks:
@@ -120,6 +127,35 @@ def _lies_between(prompts: Mapping[FrameTime, FramePrompt], t: FrameTime) -> boo
         return False
     around = prompts[max(before)], prompts[min(after)]
     return all(one.estimate is None and (one.drawn_area > 0 or one.labels.any()) for one in around)
+
+
+@dataclass(frozen=True, eq=False)
+class TrackingPass:
+    """Objects in lock step, one way through the volume."""
+
+    view: View
+    prompts: Mapping[int, Mapping[int, FramePrompt]]
+    frames: range
+    banks: dict[int, PolicyBank]
+    fusions: dict[int, Fusion]
+    number: int
+    region: Region | None = None
+    limits: Mapping[int, Limits] = field(default_factory=dict[int, Limits])
+    expected: Mapping[int, Mapping[int, NDArray[np.float32]]] = field(
+        default_factory=dict[int, Mapping[int, NDArray[np.float32]]]
+    )
+    last: bool = False
+    agreements: Mapping[int, Agreement] = field(default_factory=dict[int, Agreement])
+    from_end: bool = False  # whether by the parts of the network that learnt from ends of objects
+
+    def weight(self, label: int, t: int, probability_HW: NDArray[np.float32], confidence: float) -> float:
+        """What a frame of an object counts for."""
+        agreement = self.agreements.get(label)
+        return max(confidence, LEAST_WEIGHT) * (agreement.weigh(t, probability_HW > 0.5) if agreement else 1.0)
+
+    def part(self, labels: Collection[int]) -> "TrackingPass":
+        """The same for some of the objects."""
+        return replace(self, prompts={x: own for x, own in self.prompts.items() if x in labels})
 
 
 class FeaturesAhead:
@@ -194,11 +230,12 @@ class ViewTracker:
             region = found.stack.region
             yield found
         ends = PassEnds(min(prompted), max(prompted))
-        step = 1 if self.config.every_frame else LONGEST_STEP
         branches = [banks, *({label: bank.branch() for label, bank in banks.items()} for _ in outward[1:])]
         yield from iterate_on_cores(
             [
-                ends.noted(self.track_frames(view, prompts, OutwardOrder(way, ends, step), own, region, last=last))
+                ends.noted(
+                    self.track_frames(view, prompts, OutwardOrder(way, ends, self.config.longest_step), own, region, last=last)
+                )
                 for way, own in zip(outward, branches, strict=True)
             ]
         )

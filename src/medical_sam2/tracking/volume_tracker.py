@@ -50,7 +50,7 @@ from medical_sam2.tracking.fusion import (
     find_start,
 )
 from medical_sam2.tracking.growth import Retracking, describe_growth, grew, may_begin_at_end, stayed_small
-from medical_sam2.tracking.limits import Limits, redraw
+from medical_sam2.tracking.limits import redraw
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
     Group,
@@ -64,42 +64,12 @@ from medical_sam2.tracking.plan import (
     prompted_slices,
     unused_prompts,
 )
-from medical_sam2.tracking.view_tracker import TrackingConfig, ViewTracker
+from medical_sam2.tracking.view_tracker import TrackingConfig, TrackingPass, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers
 
 BETWEEN = 0.5  # weight of an estimate by the shapes of outlines, beside what was found between them
-LEAST_WEIGHT = 0.05  # of an unsure frame
 AROUND = 1.5  # side of a region over the extent of the estimate that it is taken from
-
-
-@dataclass(frozen=True, eq=False)
-class _Pass:
-    """Objects in lock step, one way through the volume."""
-
-    view: View
-    prompts: Mapping[int, Mapping[int, FramePrompt]]
-    frames: range
-    banks: dict[int, PolicyBank]
-    fusions: dict[int, Fusion]
-    number: int
-    region: Region | None = None
-    limits: Mapping[int, Limits] = field(default_factory=dict[int, Limits])
-    expected: Mapping[int, Mapping[int, NDArray[np.float32]]] = field(
-        default_factory=dict[int, Mapping[int, NDArray[np.float32]]]
-    )
-    last: bool = False
-    agreements: Mapping[int, Agreement] = field(default_factory=dict[int, Agreement])
-    from_end: bool = False  # whether by the parts of the network that learnt from ends of objects
-
-    def weight(self, label: int, t: int, probability_HW: NDArray[np.float32], confidence: float) -> float:
-        """What a frame of an object counts for."""
-        agreement = self.agreements.get(label)
-        return max(confidence, LEAST_WEIGHT) * (agreement.weigh(t, probability_HW > 0.5) if agreement else 1.0)
-
-    def part(self, labels: Collection[int]) -> "_Pass":
-        """The same for some of the objects."""
-        return replace(self, prompts={x: own for x, own in self.prompts.items() if x in labels})
 
 
 @dataclass(eq=False)
@@ -173,7 +143,7 @@ class GroupTracker:
                 prompts = {label: self._prompts_along(group, label, view) for label in group.given}
                 joined = {label: own for label, own in prompts.items() if joins_outlines(group.given[label])}
                 expected = expect_between(joined, self.view_tracker.frames(view).canvas.pixel_hw)
-                way = _Pass(view, prompts, frames, banks, fusions, place, region, group.limits, expected, not further)
+                way = TrackingPass(view, prompts, frames, banks, fusions, place, region, group.limits, expected, not further)
                 inside = self._from_inside.keys() & prompts.keys()
                 if others := prompts.keys() - inside:
                     self._track_pass(way.part(others))
@@ -223,11 +193,13 @@ class GroupTracker:
                 passes.setdefault(key, {})[label] = own_prompts
         self.progress.planned += sum(len(key[0]) for key in passes) - stack.shape_thw[0]
         for (span, region, *_), prompts in passes.items():
-            self._track_pass(_Pass(view, prompts, span, banks, fusions, number, region, group.limits, agreements=agreements))
+            self._track_pass(
+                TrackingPass(view, prompts, span, banks, fusions, number, region, group.limits, agreements=agreements)
+            )
         volume = self.config.volume
         self.warnings += describe_strays(agreements, None if NO_PLACE in volume.warnings else volume.voxel_mm3)
 
-    def _track_from_ends(self, way: _Pass, group: Group, again: Retracking) -> None:
+    def _track_from_ends(self, way: TrackingPass, group: Group, again: Retracking) -> None:
         """Objects that seem to be prompted at an end, once more: by what learnt from ends, then from inside of them, too."""
         stack = self.view_tracker.frames(way.view)
         slices = [stack.slice_index(t) for t in way.frames]
@@ -256,7 +228,7 @@ class GroupTracker:
     def _rows_of(self, label: int, view: View) -> list[SliceConfidence]:
         return [row for row in self.rows if (row.object, row.view) == (label, view.code)]
 
-    def _track_again(self, way: _Pass, again: Retracking, before: Sequence[SliceConfidence]) -> bool:
+    def _track_again(self, way: TrackingPass, again: Retracking, before: Sequence[SliceConfidence]) -> bool:
         """One object once more; whether the answer was taken, for it is so much larger than the first one."""
         (label,), at = way.prompts, len(self.rows)
         banks, fusion = self.view_tracker.banks([label], way.view), {label: again.new_fusion()}
@@ -277,8 +249,16 @@ class GroupTracker:
         mask = self._answered.get((label, t))
         return prompt if prompt.mask_hw is not None or mask is None or not mask.any() else FramePrompt.mask(mask)
 
-    def _track_pass(self, way: _Pass) -> None:
-        """Outward from the frame with the largest prompt, each way until all objects have ended."""
+    def _track_pass(self, way: TrackingPass) -> None:
+        """Outward from the frame with the largest prompt, each way until all objects have ended.
+
+        Where frames are left out, one object after the other: which frames are alike must not depend on who comes along.
+        """
+        if len(way.prompts) > 1 and self.config.longest_step > 1:
+            self.progress.planned += (len(way.prompts) - 1) * len(way.frames)
+            for label in way.prompts:
+                self._track_pass(way.part([label]))
+            return
         prompted = {t for own in way.prompts.values() for t in own}
         timed = {label: {FrameTime(way.number, t): prompt for t, prompt in own.items()} for label, own in way.prompts.items()}
         start = largest_frame(next(iter(way.prompts.values())))  # that of the others too, see `grouped`
@@ -291,7 +271,7 @@ class GroupTracker:
         self.rows += [row for t in chain(*ways) for row in rows.get(t, ())]  # ways that are tracked at once come in any order
         self._skip_frames(way, set(way.frames) - {t.frame for t in rows})
 
-    def _skip_frames(self, way: _Pass, frames: Collection[int]) -> None:
+    def _skip_frames(self, way: TrackingPass, frames: Collection[int]) -> None:
         """Frames beyond the end of all objects hold none of them."""
         empty = np.zeros(self.view_tracker.frames(way.view).shape_thw[1:], np.float32)
         for t in frames:
@@ -299,7 +279,7 @@ class GroupTracker:
                 way.fusions[label].add(way.view, t, empty, way.weight(label, t, empty, 0.0))
         self.progress.planned -= len(frames)
 
-    def _add_result(self, way: _Pass, found: TrackingResult) -> list[SliceConfidence]:
+    def _add_result(self, way: TrackingPass, found: TrackingResult) -> list[SliceConfidence]:
         """Add one frame's probabilities where they belong; how sure they are."""
         t, labels, rows = found.frame, tuple(way.prompts), list[SliceConfidence]()
         for label, probability, confidence in zip(labels, found.probability_BHW, found.confidence_B, strict=True):
@@ -315,7 +295,7 @@ class GroupTracker:
         self.report_frame(found.stack, t, labels, found.probability_BHW > 0.5)
         return rows
 
-    def _apply_expected(self, way: _Pass, label: int, t: int, probability_HW: NDArray[np.float32]) -> None:
+    def _apply_expected(self, way: TrackingPass, label: int, t: int, probability_HW: NDArray[np.float32]) -> None:
         """Make a frame follow what the prompts let expect and what they settle, in place."""
         expected_HW = way.expected.get(label, {}).get(t)
         if expected_HW is not None:
