@@ -16,7 +16,7 @@ from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instru
 from medical_sam2.model.nano import Nano, nano
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.growth import END_FILE, grew, load_end_network, may_begin_at_end, stayed_small
+from medical_sam2.tracking.growth import END_FILE, grew, lies_between_ends, load_end_network, may_begin_at_end, stayed_small
 from medical_sam2.tracking.view_tracker import ViewTracker
 from medical_sam2.volume import SliceConfidence, Volume
 from tests.backbones import Brightness
@@ -180,18 +180,47 @@ class Thin(Brightness):
         return replace(found, logits_Bhw=torch.where(outside & tracked, -10.0, found.logits_Bhw))
 
 
-def test_between_its_ends_an_object_is_outlined_from_inside() -> None:
-    """Outlined on its first and last slice, it stayed as small as there."""
+def test_between_its_ends_an_object_is_outlined_by_a_click_halfway() -> None:
+    """Outlined on its first and last slice, nothing of it was found between them."""
     _, inside = cone()
+    ends = [slice_of(inside, 3), slice_of(inside, 13)]
+    alone = outline(ends, Fading(0.01), None)
+    assert (alone.labels > 0)[..., 4:13].sum() == 0
+    found = outline(ends, Fading(0.01), Fading(0.01))
+    assert ((found.labels > 0) == inside).mean() > 0.995
+    assert len([line for line in found.warnings if "prompted at both of its ends" in line]) == 1
+    assert sorted(row.slice for row in found.confidence if row.prompted) == [3, 13]
+
+
+@pytest.mark.parametrize("pair", [(6, 10), (3, 4), (3, 8), (8, 13)])
+def test_what_is_prompted_elsewhere_is_not_outlined_halfway(pair: tuple[int, int]) -> None:
+    """On slices that are a third as large as the largest one, or more; on neighbours."""
+    _, inside = cone()
+    found = outline([slice_of(inside, k) for k in pair], Brightness(), Brightness())
+    assert not [line for line in found.warnings if "ends" in line]
+
+
+@pytest.mark.parametrize(
+    ("sure", "area", "expected"), [(0.45, 36, True), (0.44, 36, False), (0.45, 35, False), (0.9, 0, False)]
+)
+def test_a_click_halfway_must_be_sure_and_mean_something_larger(sure: float, area: int, expected: bool) -> None:
+    mask = np.arange(100).reshape(10, 10) < area
+    assert bool(lies_between_ends((2, mask, sure), rows_of([0, 10, 50, 12], [1, 3]))) is expected
+
+
+def test_between_its_ends_an_object_is_outlined_from_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outlined on its first and last slice, it stayed as small as there; a click halfway says nothing."""
+    _, inside = cone()
+    monkeypatch.setattr(ViewTracker, "outline_between", lambda *_: None)
     ends = [slice_of(inside, 3), slice_of(inside, 13)]
     alone = outline(ends, Thin(), None)
     assert (alone.labels > 0)[..., 4:13].sum() < 0.3 * inside[..., 4:13].sum()
     found = outline(ends, Thin(), Fading(0.01))
     assert ((found.labels > 0) == inside).mean() > 0.995
-    assert [line for line in found.warnings if "hardly larger than on its two prompted slices" in line]
+    assert [line for line in found.warnings if "prompted at both of its ends" in line]
     assert sorted(row.slice for row in found.confidence if row.prompted) == [3, 13]
     middle = outline([*ends, slice_of(inside, 8)], Thin(), Fading(0.01))
-    assert not [line for line in middle.warnings if "hardly larger" in line]
+    assert not [line for line in middle.warnings if "both of its ends" in line]
 
 
 def test_where_the_second_answer_finds_no_more_the_first_one_stays() -> None:

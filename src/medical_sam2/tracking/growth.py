@@ -6,16 +6,18 @@ more there, and leak. So where one slice was prompted, and hardly any was found 
 more with these parts; then the network is asked what a click in the middle of the largest slice of that means, for a click
 says nothing of a size, where an outline at an end says a wrong one; and the object is tracked from that outline and the
 prompt together. That answer is taken where it is several times as large as the first one, and on its largest slice as on the
-prompted one: on sets to train on that tells prompts at ends from others (docs/log.md, 2026-12-01). The same is done, without
-those parts, for what was prompted on two slices and stayed as small as there.
+prompted one: on sets to train on that tells prompts at ends from others (docs/log.md, 2026-12-01).
+
+Of an object prompted on two slices a click halfway between them is asked first: where it surely means something far larger
+than the prompts, these are its ends. Else the same is done as at one end, without those parts, where it stayed small.
 """
 
 import copy
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ from medical_sam2.errors import WeightsError
 from medical_sam2.model.backbone import Backbone
 from medical_sam2.model.sam2 import Sam2
 from medical_sam2.model.weights import read_tensors
+from medical_sam2.prompts import FramePrompt
+from medical_sam2.tracking.frames import Region
 from medical_sam2.tracking.fusion import Fusion
 from medical_sam2.volume import SliceConfidence
 
@@ -31,7 +35,21 @@ END_FILE = "from_ends.safetensors"
 FEW = 3  # slices found on a side of the prompts, up to which they may lie at an end of the object
 THIN = 0.9  # distances of slices: equivalent radius of a prompt, below which its object may lie on that slice alone
 STAYED = 4.0  # times the smaller one of two prompted slices, up to which an object stayed small
+SURE = 0.45  # predicted IoU of what a click halfway between two prompts means, from which on it leads inside
 LARGER = 3.0  # times the voxels beside the prompted slices, and the area of these, from which on another answer is taken
+
+
+Comparison: TypeAlias = Callable[[Sequence[SliceConfidence], Sequence[SliceConfidence]], bool]
+"""Whether another answer is taken, by the rows of the first one and its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class InsideOutline:
+    """An outline inside of an object, that a click of ours gave."""
+
+    slice: int  # along the array axis
+    prompts: Mapping[int, FramePrompt]  # frame → prompt, with that outline
+    region: Region | None  # of the frames that they were seen in
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,17 @@ def stayed_small(rows: Sequence[SliceConfidence]) -> bool:
     return max(found.values()) < STAYED * min(prompted.values())
 
 
+def lies_between_ends(found: tuple[int, NDArray[np.bool_], float], rows: Sequence[SliceConfidence]) -> bool:
+    """Whether what a click halfway between two prompts means is sure, and far larger than they are: then they are ends.
+
+    Args:
+        found: frame, mask (H, W), predicted IoU.
+        rows: of the object in the view that was prompted.
+    """
+    largest = max((row.area_px for row in rows if row.prompted), default=0)
+    return found[2] >= SURE and found[1].sum() >= LARGER * max(1, largest)
+
+
 def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> bool:
     """Whether another answer is several times as large beside the prompted slices as the first one, and as the prompts are.
 
@@ -117,8 +146,8 @@ def describe_growth(label: int, before: Sequence[SliceConfidence], after: Sequen
     """A line for an object of which the answer from inside was taken."""
     if sum(row.prompted for row in before) > 1:
         return (
-            f"object {label} was found hardly larger than on its two prompted slices, which seem to be its ends: it was "
-            "outlined once more from inside; look at it, or prompt the slice on which it is largest as well, which is surer"
+            f"object {label} seems to be prompted at both of its ends: it was outlined once more from inside; look at it, or "
+            "prompt the slice on which it is largest as well, which is surer"
         )
     spans = [len({row.slice for row in rows if row.area_px}) for rows in (before, after)]
     through = f"{spans[1]} slices in place of {spans[0]}"

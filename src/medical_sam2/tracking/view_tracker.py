@@ -24,8 +24,9 @@ from medical_sam2.tracking.click_outline import OutlineJudge, reduction
 from medical_sam2.tracking.finishing import load_ndimage
 from medical_sam2.tracking.frame_order import LONGEST_STEP, FrameOrder, FrameTime, OutwardOrder, PassEnds, TrackingResult
 from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, answer_clicks, grow_region
-from medical_sam2.tracking.fusion import Agreement, Fusion, find_start
+from medical_sam2.tracking.fusion import Agreement, Fusion, expect_between, find_start
 from medical_sam2.tracking.limits import Limits
+from medical_sam2.tracking.plan import gaps_between
 from medical_sam2.views import View
 from medical_sam2.volume import Volume
 
@@ -38,6 +39,8 @@ SAMPLES = 5  # frames that the mean feature of a direction is taken from
 
 ObjectPrompts: TypeAlias = Mapping[int, Mapping[FrameTime, FramePrompt]]
 """Object → time → prompt."""
+ClickAnswer: TypeAlias = tuple[int, NDArray[np.bool_], float]
+"""Frame, what a click there means (H, W), and its predicted IoU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,9 +341,7 @@ class ViewTracker:
         stack, frame, backbone = self.frames(view, region), self.features(view, region)(t), self.config.backbone
         return backbone.decode(frame, backbone.fuse(frame, [[]]), [Instruction(stack.to_network(prompt), wanted=wanted)])
 
-    def outline_clicks(
-        self, view: View, own: Mapping[int, FramePrompt], ask: AskNetwork
-    ) -> tuple[int, NDArray[np.bool_], float] | None:
+    def outline_clicks(self, view: View, own: Mapping[int, FramePrompt], ask: AskNetwork) -> ClickAnswer | None:
         """What scribbles or clicks inside mean, by the judge of clicks, where no outline or box was drawn.
 
         Clicks alone ask it only where the network is unsure or finds next to nothing, and believe it only where it is sure:
@@ -365,9 +366,7 @@ class ViewTracker:
         )
         return None if found is None else (t, *found)
 
-    def outline_inside(
-        self, view: View, found_IJK: NDArray[np.bool_], prompted: Iterable[int]
-    ) -> tuple[int, NDArray[np.bool_], float] | None:
+    def outline_inside(self, view: View, found_IJK: NDArray[np.bool_], prompted: Iterable[int]) -> ClickAnswer | None:
         """What a click in the middle of what was found means, on the frame where that is largest.
 
         Args:
@@ -380,13 +379,27 @@ class ViewTracker:
         """
         stack = self.frames(view)
         start = find_start(found_IJK, view, self.config.volume.orientation, [stack.slice_index(t) for t in prompted])
-        if start is None:
+        return None if start is None else self._click_in_middle(view, start.frame, start.mask_hw)
+
+    def outline_between(self, view: View, outlines: Mapping[int, FramePrompt]) -> ClickAnswer | None:
+        """What a click halfway between two outlines means, in the middle of the shape that leads from one to the other.
+
+        Returns:
+            As of `outline_inside`; None for neighbours, or prompts without an outline.
+        """
+        gaps = gaps_between(outlines)
+        if len(gaps) != 1:
             return None
-        depth_hw = load_ndimage().distance_transform_edt(np.pad(start.mask_hw, 1))[1:-1, 1:-1]
+        shapes = expect_between({0: outlines}, self.frames(view).canvas.pixel_hw)[0]
+        likely_hw = shapes[t := sum(gaps[0]) // 2]
+        return self._click_in_middle(view, t, likely_hw >= min(0.5, likely_hw.max()))
+
+    def _click_in_middle(self, view: View, t: int, mask_hw: NDArray[np.bool_]) -> ClickAnswer | None:
+        depth_hw = load_ndimage().distance_transform_edt(np.pad(mask_hw, 1))[1:-1, 1:-1]
         y, x = np.unravel_index(depth_hw.argmax(), depth_hw.shape)
-        click, ask = {start.frame: FramePrompt.click(float(x), float(y))}, cache(partial(self.ask, view))
+        click, ask = {t: FramePrompt.click(float(x), float(y))}, cache(partial(self.ask, view))
         found = self.outline_clicks(view, click, ask)
-        found = found or (start.frame, *answer_clicks(stack.canvas, start.frame, click[start.frame], ask))
+        found = found or (t, *answer_clicks(self.frames(view).canvas, t, click[t], ask))
         return found if found[1].any() else None
 
     def banks(self, labels: Iterable[int], view: View) -> dict[int, PolicyBank]:

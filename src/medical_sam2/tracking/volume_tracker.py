@@ -8,7 +8,7 @@ memory.
 Shapes: I J K voxels, B objects, T frames, H W frame.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -49,7 +49,16 @@ from medical_sam2.tracking.fusion import (
     expect_between,
     find_start,
 )
-from medical_sam2.tracking.growth import Retracking, describe_growth, grew, may_begin_at_end, stayed_small
+from medical_sam2.tracking.growth import (
+    Comparison,
+    InsideOutline,
+    Retracking,
+    describe_growth,
+    grew,
+    lies_between_ends,
+    may_begin_at_end,
+    stayed_small,
+)
 from medical_sam2.tracking.limits import redraw
 from medical_sam2.tracking.plan import (
     HALF_FROM_VOXELS,
@@ -64,7 +73,7 @@ from medical_sam2.tracking.plan import (
     prompted_slices,
     unused_prompts,
 )
-from medical_sam2.tracking.view_tracker import TrackingConfig, TrackingPass, ViewTracker
+from medical_sam2.tracking.view_tracker import ClickAnswer, TrackingConfig, TrackingPass, ViewTracker
 from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume, add_to_layers
 
@@ -85,9 +94,7 @@ class GroupTracker:
     warnings: list[str] = field(default_factory=list)
     _judged: dict[tuple[int, int], float] = field(default_factory=dict)  # object, slice → predicted IoU of what a click means
     _answered: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)  # object, prompted frame → its mask there
-    inside: dict[int, int] = field(default_factory=dict)  # objects outlined inside, too → slice, along the array axis
-    # their prompts, with that outline, and the region that they were seen in
-    _from_inside: dict[int, tuple[Mapping[int, FramePrompt], Region | None]] = field(default_factory=dict)
+    inside: dict[int, InsideOutline] = field(default_factory=dict)  # of objects that seemed to be prompted at their ends
 
     def __post_init__(self) -> None:
         self.view_tracker = ViewTracker(self.config)
@@ -144,11 +151,11 @@ class GroupTracker:
                 joined = {label: own for label, own in prompts.items() if joins_outlines(group.given[label])}
                 expected = expect_between(joined, self.view_tracker.frames(view).canvas.pixel_hw)
                 way = TrackingPass(view, prompts, frames, banks, fusions, place, region, group.limits, expected, not further)
-                inside = self._from_inside.keys() & prompts.keys()
+                inside = self.inside.keys() & prompts.keys()
                 if others := prompts.keys() - inside:
                     self._track_pass(way.part(others))
                 for label in inside:
-                    self._track_pass(replace(way.part([label]), region=self._from_inside[label][1]))
+                    self._track_pass(replace(way.part([label]), region=self.inside[label].region))
                 if not place and again and self._end_tracker:
                     self._track_from_ends(way, group, again)
             else:
@@ -156,7 +163,7 @@ class GroupTracker:
 
     def _prompts_along(self, group: Group, label: int, view: View) -> Mapping[int, FramePrompt]:
         """An object's prompts in a view of the plane that they lie in."""
-        own, _ = self._from_inside.get(label, (group.prompts[label], None))
+        own = self.inside[label].prompts if label in self.inside else group.prompts[label]
         if view == group.view:
             return own
         if view == group.view.reversed:
@@ -200,43 +207,55 @@ class GroupTracker:
         self.warnings += describe_strays(agreements, None if NO_PLACE in volume.warnings else volume.voxel_mm3)
 
     def _track_from_ends(self, way: TrackingPass, group: Group, again: Retracking) -> None:
-        """Objects that seem to be prompted at an end, once more: by what learnt from ends, then from inside of them, too."""
+        """Objects that seem to be prompted at ends of theirs, once more: from the prompts and an outline inside of them."""
         stack = self.view_tracker.frames(way.view)
-        slices = [stack.slice_index(t) for t in way.frames]
-        step_mm = self.config.volume.spacing_mm[array_axis(self.config.volume, way.view)]
         for label, own in way.prompts.items():
-            before = self._rows_of(label, way.view)
-            at_end = may_begin_at_end(before, slices, self.config.volume.voxel_mm3 / step_mm**3)
-            if not at_end and (label in way.expected or not stayed_small(before)):
-                continue
-            outlines = {t: self._outline_answered(label, t, prompt) for t, prompt in own.items()}
+            before, outlines = self._rows_of(label, way.view), {t: self._outline_answered(label, t, own[t]) for t in own}
             first = [*self.rows], way.fusions[label], way.banks[label]
-            if at_end:  # what that finds leaks, and is no answer: it leads inside
-                self._track_again(replace(way, prompts={label: outlines}, from_end=True), again, before)
-            if found := self.view_tracker.outline_inside(way.view, again.refine(label, way.fusions[label]), own):
-                t, mask, sure = found
+            for (t, mask, sure), accepts in self._outlines_inside(way, label, outlines, again):
                 both = outlines | {t: FramePrompt.mask(mask)}
                 ask = partial(self.view_tracker.ask, way.view)
                 ((region, _),) = self._choose_regions(way.view, replace(group, prompts={label: both}), ask)
                 self._judged[label, stack.slice_index(t)] = sure
-                if self._track_again(replace(way, prompts={label: both}, region=region), again, before):
-                    self._from_inside[label], self.inside[label] = (both, region), stack.slice_index(t)
+                if self._track_again(replace(way, prompts={label: both}, region=region), again, before, accepts):
+                    self.inside[label] = InsideOutline(stack.slice_index(t), both, region)
                     self.warnings.append(describe_growth(label, before, self._rows_of(label, way.view)))
-                    continue
-            self.rows[:], way.fusions[label], way.banks[label] = first
+                    break
+            else:
+                self.rows[:], way.fusions[label], way.banks[label] = first
+
+    def _outlines_inside(
+        self, way: TrackingPass, label: int, outlines: Mapping[int, FramePrompt], again: Retracking
+    ) -> Iterator[tuple[ClickAnswer, Comparison]]:
+        """What clicks inside of an object prompted at its ends, as it seems, mean, and when an answer from there is taken."""
+        before, slices = self._rows_of(label, way.view), map(self.view_tracker.frames(way.view).slice_index, way.frames)
+        if len(outlines) == 2 and label not in way.expected:
+            found = self.view_tracker.outline_between(way.view, outlines)
+            if found is not None and lies_between_ends(found, before):
+                yield found, lambda *_: True
+        step_mm = self.config.volume.spacing_mm[array_axis(self.config.volume, way.view)]
+        if may_begin_at_end(before, [*slices], self.config.volume.voxel_mm3 / step_mm**3):
+            # what that finds leaks, and is no answer: it leads inside
+            self._track_again(replace(way, prompts={label: outlines}, from_end=True), again, before, grew)
+        elif label in way.expected or not stayed_small(before):
+            return
+        if found := self.view_tracker.outline_inside(way.view, again.refine(label, way.fusions[label]), outlines):
+            yield found, grew
 
     def _rows_of(self, label: int, view: View) -> list[SliceConfidence]:
         return [row for row in self.rows if (row.object, row.view) == (label, view.code)]
 
-    def _track_again(self, way: TrackingPass, again: Retracking, before: Sequence[SliceConfidence]) -> bool:
-        """One object once more; whether the answer was taken, for it is so much larger than the first one."""
+    def _track_again(
+        self, way: TrackingPass, again: Retracking, before: Sequence[SliceConfidence], accepts: Comparison
+    ) -> bool:
+        """One object once more; whether the answer was taken."""
         (label,), at = way.prompts, len(self.rows)
         banks, fusion = self.view_tracker.banks([label], way.view), {label: again.new_fusion()}
         self.progress.planned += len(way.frames)
         self._track_pass(replace(way, banks=banks, fusions=fusion))
         prompted = {row.slice for row in before if row.prompted}
         after = [replace(row, prompted=row.slice in prompted) for row in self.rows[at:]]
-        if not grew(before, after):
+        if not accepts(before, after):
             del self.rows[at:]
             return False
         self.rows[:at] = [row for row in self.rows[:at] if (row.object, row.view) != (label, way.view.code)]
@@ -388,7 +407,8 @@ class VolumeTracker:
         confidence = np.zeros(volume.shape[axis])
         rows = [row for row in tracker.rows if (row.object, row.view) == (label, group.view.code)]
         confidence[[row.slice for row in rows]] = [row.confidence for row in rows]
-        prompted = [row.slice for row in rows if row.prompted or row.slice == tracker.inside.get(label)]
+        inside = {tracker.inside[label].slice} if label in tracker.inside else set[int]()
+        prompted = [row.slice for row in rows if row.prompted or row.slice in inside]
         seen = TrackedObject(fusion, lambda i: window.apply(volume.array[i]), axis, prompted, confidence, volume.spacing_mm)
         return apply_consensus(self.options.gate, seen, fusion, self.options.slice_judge)
 
