@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_sam2.errors import PromptError
-from medical_sam2.prompts import Box, Fixed, FramePrompt, Mask, Point
+from medical_sam2.prompts import Box, Fixed, FramePrompt, Mask, Point, split_planes
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, SIX_VIEWS, View
 from tests.strategies import codes, indices, masks, shapes, views
 
@@ -198,3 +198,34 @@ def test_a_negative_click_in_an_outline_takes_a_disc_out_of_it() -> None:
     assert corner.cleared_hw().sum() < 4
     for nothing in (outline, outline | FramePrompt.click(40, 30), outline | FramePrompt.click(2, 2, positive=False), out):
         assert not nothing.cleared_hw().any()
+
+
+def ball(axes_and_slices: dict[int, list[int]]) -> np.ndarray:
+    """The outlines of a ball on some slices of some axes."""
+    i, j, k = np.ogrid[:20, :20, :20]
+    inside, drawn = (i - 10) ** 2 + (j - 9) ** 2 + (k - 8) ** 2 < 36, np.zeros((20, 20, 20), bool)
+    for axis, slices in axes_and_slices.items():
+        np.moveaxis(drawn, axis, 0)[slices] = np.moveaxis(inside, axis, 0)[slices]
+    return drawn
+
+
+@pytest.mark.parametrize("planes", [{2: [8], 0: [10]}, {1: [9], 2: [7]}, {0: [11], 1: [9], 2: [8]}, {2: [6, 9], 0: [10]}])
+def test_planes_that_cross_are_an_outline_each(planes: dict[int, list[int]]) -> None:
+    parts = {part.axis: part for part in split_planes(Mask(ball(planes), 3))}
+    assert parts.keys() == planes.keys()
+    for axis, slices in planes.items():
+        drawn, alone = (np.moveaxis(each, axis, 0) for each in (parts[axis].array_ijk, ball({axis: slices})))
+        assert np.flatnonzero(drawn.any((1, 2))).tolist() == slices
+        assert (drawn & alone).sum() == alone.sum()
+        assert parts[axis].object == 3
+
+
+@pytest.mark.parametrize("planes", [{2: [8]}, {2: [6, 9]}, {0: [*range(20)]}, {2: [5, 6, 7, 8, 9, 10]}])
+def test_what_was_drawn_in_one_plane_stays_one_outline(planes: dict[int, list[int]]) -> None:
+    mask = Mask(ball(planes))
+    assert split_planes(mask) == [mask]
+
+
+def test_an_outline_whose_axis_is_named_is_not_split() -> None:
+    mask = Mask(ball({2: [8], 0: [10]}), 1, 2)
+    assert split_planes(mask) == [mask]

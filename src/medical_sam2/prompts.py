@@ -348,6 +348,31 @@ class Mask:
         return frozenset(thin or {0, 1, 2})
 
 
+def split_planes(mask: Mask) -> list[Mask]:
+    """An outline for each axis, where one was drawn in planes that cross, such as an axial and a sagittal one; else itself.
+
+    Such planes are few, and hold all that was drawn: half as many as there are slices along any axis, or fewer.
+    """
+    left, planes = mask.array_ijk.copy(), dict[int, list[int]]()
+    sides = [tuple({0, 1, 2} - {axis}) for axis in range(3)]
+    most = min(int(left.any(axis=side).sum()) for side in sides) // 2 if mask.axis is None else 0
+    for _ in range(most):
+        if not left.any():
+            break
+        counts = [left.sum(axis=side) for side in sides]
+        axis = max(range(3), key=lambda a: int(counts[a].max()))
+        planes.setdefault(axis, []).append(index := int(counts[axis].argmax()))
+        np.moveaxis(left, axis, 0)[index] = False
+    if left.any() or len(planes) < 2:
+        return [mask]
+    parts = list[Mask]()
+    for axis, slices in planes.items():
+        drawn_ijk = np.zeros_like(left)
+        np.moveaxis(drawn_ijk, axis, 0)[slices] = np.moveaxis(mask.array_ijk, axis, 0)[slices]
+        parts.append(Mask(drawn_ijk, mask.object, axis))
+    return parts
+
+
 def is_solid_box(prompt: Prompt) -> bool:
     """Whether it is a box in 3D around all of its object."""
     return isinstance(prompt, Box) and prompt.solid and prompt.positive

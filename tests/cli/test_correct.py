@@ -38,3 +38,14 @@ def test_a_dicom_seg_whose_segments_overlap_is_not_corrected(workspace: Workspac
     words = ("--correct", "old.dcm", "--negative", "9", "7", "3", "--object", "1")
     line = workspace.refused(*words, image="series", output="new.dcm")
     assert line.startswith("old.dcm: its segments overlap in 32 voxels, and a label map holds one number for each")
+
+
+def test_finishing_means_the_prompted_objects_and_those_it_names(workspace: Workspace) -> None:
+    """Crumbs of the other object stay with a bare word, since it is not corrected, and go where the word names it."""
+    workspace.mask("old.nii.gz", [(slice(8, 18), slice(6, 11), slice(1, 5)), (slice(8, 18), slice(11, 16), slice(1, 5))])
+    words = ("--correct", "old.nii.gz", "--point", "13", "8", "3", "--object", "1")
+    report = workspace.done(*words, "--grow", "2", output="one.nii.gz")
+    assert {change["object"] for change in report["finishing"]} == {1}
+    report = workspace.done(*words, "--grow", "2=2", output="other.nii.gz")
+    assert {change["object"] for change in report["finishing"]} == {2}
+    assert "there is no object '3'; the objects are 1, 2" in workspace.refused(*words, "--grow", "3=2", output="none.nii.gz")

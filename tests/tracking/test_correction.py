@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError, PromptError
 from medical_sam2.metrics import dice
-from medical_sam2.prompts import Box, Mask, Point
+from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.strokes import Lasso
 from medical_sam2.tracking.correction import distance_to_border
 from medical_sam2.tracking.frames import Region
 from medical_sam2.tracking.view_tracker import ViewTracker
@@ -215,6 +216,26 @@ def test_a_negative_click_inside_of_a_drawn_outline_holds(views: str) -> None:
     mended = correct(volume, [no], truth).labels
     assert mended[3, 5, 20] == 0
     assert (mended[:, :, :20] == truth[:, :, :20]).all()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Point((32, 32, 5)),
+        Box((20, 20, 5), (44, 44, 5)),
+        Lasso([(22, 22, 5), (42, 22, 5), (42, 42, 5), (22, 42, 5)]),
+    ],
+    ids=lambda prompt: type(prompt).__name__,
+)
+def test_a_negative_click_on_another_slice_leaves_the_prompted_one(nano: Segmenter, prompt: Prompt) -> None:
+    i, j, k = np.indices((64, 64, 10))
+    inside = (i - 32) ** 2 + (j - 32) ** 2 + (k - 5) ** 2 < 144
+    volume = Volume(np.where(inside, 120, 40) + np.random.default_rng(0).normal(0, 8, inside.shape), np.eye(4))
+    alone = nano.segment_volume(volume, [prompt], views="axial").labels
+    assert alone[32, 32, 8] == 1
+    both = nano.segment_volume(volume, [prompt, Point((32, 32, 8), positive=False)], views="axial").labels
+    assert both[32, 32, 8] == 0
+    assert (both[:, :, 5] == alone[:, :, 5]).all()
 
 
 def test_a_negative_click_on_the_background_changes_nothing() -> None:

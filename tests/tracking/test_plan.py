@@ -177,6 +177,18 @@ def test_views_by_name() -> None:
         views_named("all", image, AXIAL)
 
 
+def test_an_outline_that_is_next_to_nothing_beside_the_next_one_is_told() -> None:
+    drawn = np.zeros((40, 50, 60), bool)
+    drawn[18:23, 20:32, 29] = drawn[20, 25, 30] = True
+    (warning,) = plan_tracking(volume(), [Mask(drawn, axis=2)], "one").warnings
+    assert warning == (
+        "object 1 is outlined by 1 pixel on axial slice 30, and by 60 on the next one: "
+        "clear it if that was a slip of the brush, or outline it there"
+    )
+    drawn[20, 26, 30] = True  # an object may end so
+    assert not plan_tracking(volume(), [Mask(drawn, axis=2)], "one").warnings
+
+
 def test_an_outline_of_one_pixel_is_said_to_be_no_click() -> None:
     """Of an object that is larger elsewhere it is where it ends."""
     one, more = np.zeros((40, 50, 60), bool), np.zeros((40, 50, 60), bool)

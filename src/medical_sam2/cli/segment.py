@@ -63,7 +63,7 @@ def segment(
     network.check_settings(options)
     image, earlier, named = _read(volume, reading, prompts, outputs)
     objects = _check_objects(named, earlier, outputs, options)
-    steps = _finishing_steps(finishing, image, named)
+    steps = _finishing_steps(finishing, image, named, objects)
     clock.lap("read")
     segmenter = None if dry_run and network.must_fetch(options.weights) else network.load_segmenter(options)
     plan = network.plan(image, named, options, segmenter, outputs, earlier)
@@ -138,9 +138,21 @@ def _check_objects(named: NamedPrompts, earlier: Volume | None, outputs: OutputO
     return objects
 
 
-def _finishing_steps(finishing: FinishingOptions, image: Volume, named: NamedPrompts) -> dict[int, FinishingSteps]:
-    """What is done to which object, if all of it can change something."""
-    steps = FinishingSettings(**vars(finishing)).steps(named.labels, named.names)
+def _finishing_steps(
+    finishing: FinishingOptions, image: Volume, named: NamedPrompts, objects: Sequence[int]
+) -> dict[int, FinishingSteps]:
+    """What is done to which object, if all of it can change something; of an earlier result's other ones to those it names."""
+    naming = {
+        option: tuple(word for word in words if "=" in word)
+        for option, words in vars(finishing).items()
+        if words not in (True, False)
+    }
+    steps = FinishingSettings(**naming).steps(objects, named.names)
+    steps |= {
+        label: own
+        for label, own in FinishingSettings(**vars(finishing)).steps(objects, named.names).items()
+        if label in named.labels
+    }
     for own in steps.values():
         own.check(image.spacing_mm)
     return steps

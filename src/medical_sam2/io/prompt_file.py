@@ -31,7 +31,7 @@ from medical_sam2.io import atomic
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_ground
 from medical_sam2.io.safe_open import load_json
 from medical_sam2.plugins import suggestion
-from medical_sam2.prompts import Box, Index, Mask, Point, Prompt, is_solid_box
+from medical_sam2.prompts import Box, Index, Mask, Point, Prompt, is_solid_box, split_planes
 from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange, Stroke
 from medical_sam2.volume import Colour, Volume
 
@@ -269,14 +269,16 @@ def _kind_of_limit(prompt: Prompt) -> str:
 
 def masks_from(found: Iterable[Outline]) -> list[Mask]:
     """Outlines in an image's grid as prompts."""
-    return [_outline(outline.inside, outline.label) for outline in found]
+    return [mask for outline in found for mask in _outlines(outline.inside, outline.label)]
 
 
-def _outline(inside: NDArray[np.bool_], object: int) -> Mask:
-    """Drawn along the axis with the fewest outlined slices; where several have as few, tracking chooses among them."""
+def _outlines(inside: NDArray[np.bool_], object: int) -> list[Mask]:
+    """Drawn in planes that cross, or along the axis with the fewest outlined slices; of several such tracking chooses."""
+    if len(crossing := split_planes(Mask(inside, object))) > 1:
+        return crossing
     slices = [int(inside.any(axis=tuple({0, 1, 2} - {axis})).sum()) for axis in range(3)]
     fewest = [axis for axis in range(3) if slices[axis] == min(slices)]
-    return Mask(inside, object, axis=fewest[0] if len(fewest) == 1 else None)
+    return [Mask(inside, object, axis=fewest[0] if len(fewest) == 1 else None)]
 
 
 @dataclass(frozen=True)
@@ -408,20 +410,21 @@ class _Placer:
         if entry.slices is not None:
             first, last, axis = entry.slices
             found.append(SliceRange(first, last, label, None if axis is None else LETTERS.index(axis)))
-        found += (self._mask(mask, label) for mask in entry.masks)
+        for mask in entry.masks:
+            found += self._masks(mask, label)
         return found + [ShapeInterpolation(label)] * entry.interpolate
 
-    def _mask(self, entry: _MaskEntry, label: int) -> Mask:
+    def _masks(self, entry: _MaskEntry, label: int) -> list[Mask]:
         """An outline; a soft mask is asked about in the words of the file, not in options."""
         path = self.folder / entry.file
         self.files.append(path)
         try:
             rule = MaskRule(label, entry.threshold, value=entry.value)
-            (mask,) = masks_from(io.load_outlines(path, self.places.volume, rule))
+            (outline,) = io.load_outlines(path, self.places.volume, rule)
         except AmbiguousError as error:
             choices = ('"threshold": NUMBER (what is at least that)', '"label": NUMBER (what is exactly that)')
             raise AmbiguousError(error.problem, "write one beside its file", subject=path, choices=choices) from None
-        return mask if entry.axis is None else Mask(mask.array_ijk, label, axis=LETTERS.index(entry.axis))
+        return masks_from([outline]) if entry.axis is None else [Mask(outline.inside, label, LETTERS.index(entry.axis))]
 
 
 def _check_keys(content: object, known: Sequence[str], what: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from medical_sam2.intensity_window import Window, named_window
 from medical_sam2.io.labels import integers
 from medical_sam2.io.voxels import SAME_MM, grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
-from medical_sam2.prompts import FramePrompt, Point, Prompt, is_solid_box, voxel_of
+from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, is_solid_box, voxel_of
 from medical_sam2.strokes import only_takes_away
 from medical_sam2.tracking.frame_order import FrameOrder, FrameTime
 from medical_sam2.tracking.frames import Region, around_all, box_of, clicked_boxes, pixels_of, prompt_extent, region_for
@@ -31,7 +31,7 @@ from medical_sam2.tracking.limits import hold_settled
 from medical_sam2.tracking.plan import Group, check_named, listed_prompts, refuse_blank
 from medical_sam2.tracking.volume_tracker import AROUND, GroupTracker
 from medical_sam2.views import View
-from medical_sam2.volume import Segmentation, SliceConfidence, Volume, require_volume
+from medical_sam2.volume import Segmentation, SliceConfidence, Volume, axis_codes, require_volume
 
 REACH = 2.0  # distances of a click to the earlier outline, and a slice or pixel more, within which it may change something
 
@@ -91,12 +91,16 @@ def check_correction(earlier: NDArray[np.unsignedinteger] | None, *, maps: bool,
 
 # Alone on its slice a negative click shows the network no object, so it says nothing until something was found there.
 def take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[..., Segmentation]) -> Segmentation:
-    """The result, corrected by the negative clicks inside of it; what else the prompts settled holds."""
+    """The result, corrected by the negative clicks inside of it; what else the prompts settled holds.
+
+    What was found on slices that other prompts lie on is shown beside the clicks: else the network takes away what is like
+    them there, too.
+    """
     clicks = [prompt for prompt in prompts if isinstance(prompt, Point) and not prompt.positive]
     late = [click for click in clicks if found.labels[tuple(map(voxel_of, click.index_ijk))] == click.object]
     if not late:
         return found
-    mended = correct(late, earlier=found.labels)
+    mended = correct([*_outlines_found(found, late), *late], earlier=found.labels)
     for label in {click.object for click in late}:
         own = [prompt for prompt in prompts if prompt.object == label]
         hold_settled(mended.labels, found.labels, own, [click for click in late if click.object == label])
@@ -104,6 +108,23 @@ def take_out(found: Segmentation, prompts: Sequence[Prompt], correct: Callable[.
     kept = (row for row in found.confidence if row.key not in again)
     warnings = tuple(dict.fromkeys((*found.warnings, *mended.warnings)))
     return replace(found, labels=mended.labels, confidence=(*kept, *mended.confidence), warnings=warnings)
+
+
+def _outlines_found(found: Segmentation, clicks: Sequence[Point]) -> list[Mask]:
+    """What was found of the clicked objects on prompted slices that no click lies on, an outline for each object and axis."""
+    slices: dict[tuple[int, int], list[int]] = {}
+    for row in found.confidence:
+        if row.prompted and row.object in {click.object for click in clicks}:
+            axis = View(row.view).order(axis_codes(found.affine))[0]
+            if all(voxel_of(click.index_ijk[axis]) != row.slice for click in clicks if click.object == row.object):
+                slices.setdefault((row.object, axis), []).append(row.slice)
+    outlines = list[Mask]()
+    for (label, axis), own in slices.items():
+        drawn_ijk = np.zeros(found.labels.shape, bool)
+        np.moveaxis(drawn_ijk, axis, 0)[own] = np.moveaxis(found.labels, axis, 0)[own] == label
+        if drawn_ijk.any():
+            outlines.append(Mask(drawn_ijk, label, axis))
+    return outlines
 
 
 def correct_labels(tracker: GroupTracker, groups: Sequence[Group], earlier: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:

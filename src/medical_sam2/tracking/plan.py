@@ -10,10 +10,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import ConfigError, InputError, PromptError
+from medical_sam2.errors import ConfigError, InputError, PromptError, say_count
 from medical_sam2.intensity_window import BLANK, Window, Windows, is_blank
 from medical_sam2.io.labels import labels_in
-from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, check_object, intensities, is_solid_box
+from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, check_object, intensities, is_solid_box, split_planes
 from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, joins_outlines, only_takes_away, says_where
 from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
@@ -24,6 +24,7 @@ TOO_THICK = 3.0  # slices of an axis whose pixels are this many times longer tha
 TOO_FEW = 24  # and so are slices with a side of fewer pixels
 SAME_THICKNESS = 0.8  # slices at least this share as thick as the thickest may be the ones that were prompted
 TOGETHER_BYTES = 1_500_000_000  # probabilities held at once: further objects wait until these are decided
+SLIP = 0.02  # area of an outline over that of the next slice, below which it may be a slip of the brush
 HALF_FROM_VOXELS = 200_000_000  # volumes from this size on are summed in float16
 FEATURE_BYTES, WORK_BYTES = 16, 600  # per pixel of the network's input: features of a slice, what the network works on
 KEPT_BYTES = 384 << 20  # of features
@@ -97,7 +98,7 @@ def listed_prompts(prompts: object) -> tuple[Prompt, ...]:
     if strange or not isinstance(prompts, Iterable):
         problem = f"{strange[0]} is no prompt" if strange else f"{repr(prompts)[:60]} is not in a list"
         raise PromptError(problem, "give a list of prompts, such as [Point((i, j, k))]")
-    return listed
+    return tuple(part for each in listed for part in (split_planes(each) if isinstance(each, Mask) else [each]))
 
 
 def check_named(names: Mapping[int, str], objects: Collection[int]) -> None:
@@ -120,14 +121,24 @@ def plan_tracking(
     for group in grouped(volume, prompts, views_allowed(views), labels_in(earlier)):
         chosen, left_out = views_named(views if earlier is None else "one", volume, group.view)
         groups.append(replace(group, views=chosen))
-        warnings |= dict.fromkeys([*left_out, *_single_pixels(group)])
+        warnings |= dict.fromkeys([*left_out, *_describe_slips(volume, group)])
     return TrackingPlan(tuple(groups), tuple(warnings))
 
 
-# Of an object that ends on a slice one pixel may be left there; one that is nowhere larger was clicked at with a brush.
-def _single_pixels(group: Group) -> Iterator[str]:
+def _describe_slips(volume: Volume, group: Group) -> Iterator[str]:
+    """A line for each object clicked at with a brush, and for each outline that is tiny beside that of the next slice."""
     for label, frames in group.prompts.items():
-        if all(prompt.mask_hw is not None and prompt.mask_hw.sum() == 1 for prompt in frames.values()):
+        areas = {t: int(prompt.mask_hw.sum()) for t, prompt in frames.items() if prompt.mask_hw is not None}
+        for t, area in areas.items():
+            beside = max(areas.get(t - 1, 0), areas.get(t + 1, 0))
+            if area < SLIP * beside:
+                where = _slice_name(volume, group.view, t)
+                yield (
+                    f"object {label} is outlined by {say_count(area, 'pixel')} on {where}, and by {beside} on the next one: "
+                    "clear it if that was a slip of the brush, or outline it there"
+                )
+        # of an object that ends on a slice one pixel may be left there; one that is nowhere larger was clicked at
+        if areas.keys() == frames.keys() and set(areas.values()) == {1}:
             yield f"object {label} is outlined by a single pixel, and is expected to be as small: give a point if that is meant"
 
 
