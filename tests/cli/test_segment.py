@@ -171,6 +171,15 @@ def test_an_object_of_its_own_file_has_its_number_there_even_alone(workspace: Wo
     assert workspace.files().keys() == {"ct.nii.gz", "out-1.nii.gz"}
 
 
+def test_files_of_single_objects_that_an_earlier_run_left_are_told(workspace: Workspace) -> None:
+    workspace.done(*TWO, "--overlap", "--separate", output="out.nii.gz")
+    workspace.done(*TWO, "--probability", "p.nii.gz", output="other.nii.gz")
+    code, _, err = workspace.run(*CLICK, "--separate", "--probability", "p.nii.gz", "--overwrite", output="out.nii.gz")
+    left = [line for line in err.splitlines() if line.endswith("is of an earlier run: remove it, or write somewhere else")]
+    assert (code, [line.split()[1] for line in left]) == (0, ["out-2.nii.gz", "p-1.nii.gz", "p-2.nii.gz"])
+    assert (workspace.folder / "out-2.nii.gz").exists()
+
+
 def test_priority_decides_whose_a_voxel_is(workspace: Workspace) -> None:
     alone = workspace.done(*TWO, "--overlap", output="q.seg.nrrd")["objects"][1]["voxels"]
     code, out, err = workspace.run(*TWO, "--priority", "tumour", output="p.nii.gz")

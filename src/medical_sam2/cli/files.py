@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -339,9 +339,21 @@ def write(
     absent = [
         f"{file.name} is not written: object {label} was not found" for label, file in files.items() if label not in there
     ]
+    absent += _describe_left(outputs, {Path(file) for file in list_outputs(outputs, objects, found)})
     held = outputs.label_table is not None and outputs.label_table not in done.failed
     done.notes = [*absent, *(note for note in done.notes if not (held and isinstance(note, registry.TableNote)))]
     return done
+
+
+def _describe_left(outputs: OutputOptions, written: Container[Path]) -> Iterator[str]:
+    """A line for each file of a single object that is there, by its name one of these, and was not written."""
+    several = [outputs.output] if separated(outputs) else []
+    for whole in [*several, *([] if outputs.probability is None else [outputs.probability])]:
+        before, _, after = file_of_each(whole, [1], outputs.format, numbered=True)[1].name.rpartition("-1")
+        for file in sorted(whole.parent.iterdir()):
+            number = file.name.removeprefix(before + "-").removesuffix(after)
+            if number.isdecimal() and file.name == f"{before}-{number}{after}" and file not in written:
+                yield f"{file.name} is of an earlier run: remove it, or write somewhere else"
 
 
 def _remove(files: Iterable[Path]) -> None:

@@ -142,17 +142,13 @@ def _finishing_steps(
     finishing: FinishingOptions, image: Volume, named: NamedPrompts, objects: Sequence[int]
 ) -> dict[int, FinishingSteps]:
     """What is done to which object, if all of it can change something; of an earlier result's other ones to those it names."""
-    naming = {
-        option: tuple(word for word in words if "=" in word)
-        for option, words in vars(finishing).items()
-        if words not in (True, False)
+    asked = FinishingSettings(**vars(finishing))
+    words: dict[str, Any] = {
+        option: tuple(w for w in own if "=" in w) for option, own in vars(asked).items() if own not in (True, False)
     }
-    steps = FinishingSettings(**naming).steps(objects, named.names)
-    steps |= {
-        label: own
-        for label, own in FinishingSettings(**vars(finishing)).steps(objects, named.names).items()
-        if label in named.labels
-    }
+    naming = replace(asked, fill_holes=False, largest=False, **words).steps(objects, named.names)
+    usual = asked.steps(objects, named.names)
+    steps = naming | {label: own for label, own in usual.items() if label in named.labels}
     for own in steps.values():
         own.check(image.spacing_mm)
     return steps
