@@ -78,9 +78,11 @@ USES: dict[str, tuple[Use, str]] = {
         lambda s, p, r, c: s.segment_volume(p.volume, [c], plan=VolumePlan.of(p.volume, [Point((1, 2, 3))], "one")),
         "^the plan is of another volume, or of other prompts; make it anew",
     ),
+    "views by name": (lambda s, p, r, c: s.segment_volume(p.volume, [c], views=["axial"]), "^'axial' is no view; give a name"),
+    "no views": (lambda s, p, r, c: s.segment_volume(p.volume, [c], views=None), "^None is no view; give a name"),
     "earlier list": (
         lambda s, p, r, c: s.segment_volume(p.volume, [c], earlier=[1]),
-        r"^\[1\] is no earlier result; give a Seg",
+        r"^a list is no earlier result; give a Seg",
     ),
     "earlier halves": (
         lambda s, p, r, c: s.segment_volume(p.volume, [c], earlier=r.labels / 2),

@@ -70,8 +70,8 @@ def _earlier_labels(earlier: object, volume: Volume) -> NDArray[np.unsignedinteg
         raise ConfigError("the earlier result's objects overlap, and a correction mends one label map", remedy)
     labels = earlier.labels if isinstance(earlier, Segmentation) else earlier
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biuf":
-        remedy = "give a Segmentation, or its labels, an array (I, J, K)"
-        raise InputError(f"{repr(labels)[:60]} is no earlier result", remedy)
+        remedy = "give a Segmentation (io.load_segmentation reads one), or its labels, an array (I, J, K)"
+        raise InputError(f"a {type(labels).__name__} is no earlier result", remedy)
     if labels.shape != volume.shape:
         raise GeometryError(f"the earlier result has shape {labels.shape}, the image {volume.shape}", "use the image's grid")
     if isinstance(earlier, Segmentation) and grid_distance(earlier.affine, volume.affine, volume.shape) > SAME_MM:

@@ -6,6 +6,7 @@ Shapes: I J K voxels in the order of the file, T frames of a view, H W a frame.
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -313,9 +314,13 @@ def views_allowed(views: str | Sequence[View]) -> tuple[View, ...]:
     """The views that prompts may be taken from, as the user named them; empty where any will do; raises ConfigError."""
     if isinstance(views, str):
         return (PLANES[views],) if views in PLANES else ()
-    if not views:
+    given: object = views  # whatever a caller without types takes for views
+    listed = tuple(given) if isinstance(given, Iterable) else (given,)
+    if strange := [each for each in listed if not isinstance(each, View)]:
+        raise ConfigError(f"{repr(strange[0])[:60]} is no view", "give a name, such as 'three', or views, such as View('SPL')")
+    if not listed:
         raise ConfigError("the list of views is empty", "give at least one view, or a name such as 'auto'")
-    return tuple(views)
+    return cast("tuple[View, ...]", listed)
 
 
 def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tuple[tuple[View, ...], tuple[str, ...]]:
