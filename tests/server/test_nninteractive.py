@@ -224,7 +224,7 @@ def test_an_initial_segmentation_is_the_beginning(drawing: Drawing) -> None:
 @pytest.fixture
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawing]:
     """A client of a server whose network needs longer for the volume than a client shall wait."""
-    monkeypatch.setattr(leases, "ANSWER_S", 0.4)
+    monkeypatch.setattr(leases, "ANSWER_S", 0.7)
     found, asked = segmenter(), list[float]()
     see = found.encode
 

@@ -310,12 +310,11 @@ def voxel_at(volume: Volume, view: View, t: int, row: float, column: float) -> t
     return index[0], index[1], index[2]
 
 
-def views_allowed(views: str | Sequence[View]) -> tuple[View, ...]:
+def views_allowed(views: object) -> tuple[View, ...]:
     """The views that prompts may be taken from, as the user named them; empty where any will do; raises ConfigError."""
     if isinstance(views, str):
         return (PLANES[views],) if views in PLANES else ()
-    given: object = views  # whatever a caller without types takes for views
-    listed = tuple(given) if isinstance(given, Iterable) else (given,)
+    listed = tuple(views) if isinstance(views, Iterable) else (views,)
     if strange := [each for each in listed if not isinstance(each, View)]:
         raise ConfigError(f"{repr(strange[0])[:60]} is no view", "give a name, such as 'three', or views, such as View('SPL')")
     if not listed:
