@@ -214,6 +214,28 @@ def test_a_ball_holds_through_a_later_click_on_one_of_its_frames(place: Session)
     assert np.argwhere(now[..., :T]).tolist() == [[0, 0, T - 1]]
 
 
+def test_a_ball_leaves_what_was_drawn_on_its_frames(place: Session) -> None:
+    """The network, which is asked about what was drawn since, would find all of the object on the frame drawn first."""
+    said(place, drawn("mask", runs=(71, 1)))
+    first = tracked(place)[..., T] == 1
+    assert first.sum() == 1
+    said(place, drawn("ball", (9.0, 9.0), positive=(True,), width=2.0))
+    said(place, drawn("mask", t=T - 1, runs=(71, 1)))
+    now = tracked(place)[..., T] == 1
+    assert (now == first | in_mm([(9, 9, 8)], 1, (1, 1, 1))[..., T]).all()
+
+
+def test_what_is_drawn_of_a_new_structure_is_not_taken_by_another_that_is_corrected(place: Session) -> None:
+    said(place, drawn("mask", runs=(71, 1)))
+    tracked(place)
+    place.add_structure(place.history.version)
+    said(place, replace(drawn("mask", runs=(72, 1)), label=2))
+    said(place, CLICK)  # finds all that is as bright, what is drawn of the other one, too
+    now = tracked(place)[..., T]
+    assert (now == 1).sum() > 1
+    assert (now == 2).sum() == 1
+
+
 def test_a_ball_takes_nothing_from_others(place: Session) -> None:
     place.add_structure(place.history.version)
     said(place, replace(CLICK, label=2))

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from medical_sam2.intensity_window import Window, Windows, in_hounsfield, whole_range
 from medical_sam2.io import Picture, atomic, voxels
-from medical_sam2.prompts import FramePrompt, Prompt, intensities
+from medical_sam2.prompts import FramePrompt, Mask, Prompt, intensities
 from medical_sam2.server import InvalidRequest
 from medical_sam2.server.gestures import ball_voxels, frame_prompt, volume_prompts
 from medical_sam2.server.state import BY_HAND, LIMITING, Gesture, State, told_of_others
+from medical_sam2.strokes import Brush
 from medical_sam2.tracking.limits import hold_settled, last_words
 from medical_sam2.tracking.plan import PLANES, array_axis, grouped
 from medical_sam2.views import AXIS, View
@@ -206,8 +207,7 @@ class SessionVolume:
         there = tuple(voxels[labels[0][tuple(voxels.T)] == before].T)
         labels[0][there] = after
 
-    # Structures that have an outline are corrected by the gestures since; all others, and those that have a new box in 3D or
-    # new limits, are outlined anew.
+    # What has an outline is corrected by the gestures since; what has none, a new box in 3D or new limits is outlined anew.
     def track(
         self, segmenter: "Segmenter", state: State, before: SessionResult | None, views: str, on_frame: OnFrame
     ) -> SessionResult:
@@ -226,10 +226,13 @@ class SessionVolume:
             labels = corrected.labels.astype(np.uint8)
             for label in known:
                 said = self.prompts(gesture for gesture in state.gestures if gesture.label == label)
-                hold_settled(labels, before.labels[0], said, [each for each in prompts if each.object == label])
+                fresh = [each for each in prompts if each.object == label and not isinstance(each, Brush)]  # a ball adds itself
+                hold_settled(labels, before.labels[0], said, fresh)
             result = self._corrected_result(before, replace(corrected, labels=labels))
         if new := wanted - known:
             prompts = self.prompts(gesture for gesture in state.gestures if gesture.label in new)
+            for drawn in (each.array_ijk for each in prompts if isinstance(each, Mask)) if before and result else ():
+                result.labels[0][drawn & (before.labels[0] == 0)] = 0  # type: ignore[union-attr]  # corrections came first
             keep = self.volume.array.size <= UNCERTAIN_VOXELS
             first = [label for label in state.priority if label in new]
             names = {label: name for label, name in state.names.items() if label in new}
