@@ -9,6 +9,7 @@ from PIL import Image
 
 from medical_sam2.errors import FormatError
 from medical_sam2.server.worker_process import ImageSource, ReadingOptions, WorkerLimits, WorkerProcesses, do
+from tests.io.making import made
 
 
 def saved(folder: Path, *names: str) -> Path:
@@ -38,9 +39,28 @@ def test_volumes_together_are_refused_without_a_path(tmp_path: Path) -> None:
 
 
 def test_what_is_no_picture_is_named_beside_pictures(tmp_path: Path) -> None:
-    opened(saved(tmp_path / "mixed", "a.nii.gz", "b.png", "notes.txt"), tmp_path / "out")
-    (notes,) = (tmp_path / "out").glob("*.json")
-    assert "2 of 3 files left out: file 1 (no picture), file 3 (no picture)" in notes.read_text()
+    opened(saved(tmp_path / "mixed", "a.txt", "b.png", "notes.txt"), tmp_path / "out")
+    assert "2 of 3 files left out: file 1 (no picture), file 3 (no picture)" in notes(tmp_path / "out")
+
+
+def notes(target: Path) -> str:
+    """What is kept of an image that was decoded, as text."""
+    (path,) = target.glob("*.json")
+    return path.read_text()
+
+
+def test_pictures_and_a_volume_are_refused_together(tmp_path: Path) -> None:
+    with pytest.raises(FormatError) as refused:
+        opened(saved(tmp_path / "mixed", "a.nii.gz", "b.png", "c.png"), tmp_path / "out")
+    assert refused.value.problem == "volumes (file 1) and pictures (file 2, file 3) together"
+
+
+def test_a_picture_beside_a_dicom_series_is_left_out_and_named(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "study", "zoom.png")
+    made(folder)
+    opened(folder, tmp_path / "out")
+    assert '"kind": "volume"' in notes(tmp_path / "out")
+    assert "1 picture was left out beside the DICOM series" in notes(tmp_path / "out")
 
 
 def test_a_module_in_the_folder_that_a_server_was_started_in_is_not_run(

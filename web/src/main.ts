@@ -160,11 +160,11 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   else if (tool && missing(work, tool)) attempt(Promise.reject(new Error(missing(work, tool))))
   else if (pressed === 'i') { work.outside = !work.outside; work.tell('tool') }
   else if (pressed === 'k' && work.tool === 'brush' && work.info.kind === 'volume') { work.ball = !work.ball; work.tell('tool') }
-  else if (pressed === 'enter' && work.solid && !(event.target instanceof HTMLButtonElement)) attempt(work.use())
+  else if (pressed === 'enter' && work.solid && work.tool === 'solid' && !(event.target instanceof HTMLButtonElement)) attempt(work.use())
   else if (pressed === 't' && work.state.fresh && !work.progress) attempt(work.track())
   else if (pressed === 'escape' && work.progress) attempt(work.cancel())
   else if (pressed === 'n') panel.structures.add()
-  else if (structure) { work.label = structure.label; work.tell('state'); work.tell('labels') }
+  else if (structure) { work.choose(structure.label); work.tell('state'); work.tell('labels') }
   else if (pressed === 'h' && work.active) work.appear(work.label, { hidden: !work.look(work.label).hidden })
   else if (pressed === 'l') panel.next()
   else if (pressed === 'o') { work.overlay = !work.overlay; work.tell('overlay') }
@@ -172,6 +172,7 @@ function key(event: KeyboardEvent, work: Work, panel: Panel, views: SliceView[],
   else if (pressed === 'f') large(focused.element)()
   else if (pressed === '[' || pressed === ']') panel.resize(pressed === ']' ? 1 : -1)
   else if (pressed === '?') help()
+  else if (pressed === 'w' && work.info.kind === 'set') attempt(Promise.reject(new Error('Windows are for volumes alone: an image of a set is shown as the network sees it.')))
   else if (pressed === 'w') {
     const all = panel.windows()
     panel.see(all[(all.findIndex((each) => each.join() === work.window.join()) + 1) % all.length])

@@ -127,7 +127,7 @@ export class Panel {
     if (!this.fields.length) {
       this.fields = (['axial', 'coronal', 'sagittal'] as const).map((plane) => this.field(plane))
       fill(this.solid, ...this.fields.map(({ plane, first, last }) => h('div', { class: 'row' }, h('span', { class: 'name' }, `${plane} ${this.axis(plane)}`), first, '–', last)),
-        h('div', { class: 'row' }, h('button', { class: 'primary', title: 'Enter', onclick: () => this.attempt(work.use()) }, work.solid.inside ? 'Use this box' : 'Exclude this box'), h('button', { title: 'Esc', onclick: () => work.discard() }, 'Discard')))
+        h('div', { class: 'row' }, h('button', { class: 'primary', title: 'Enter', onclick: () => this.attempt(work.use()) }, `${work.solid.inside ? 'Use' : 'Exclude'} this box`), h('button', { title: 'Esc', onclick: () => work.discard() }, 'Discard')))
     }
     for (const { plane, first, last } of this.fields) {
       const { t } = work.cutOf(work.solid.span, plane)
@@ -154,7 +154,7 @@ export class Panel {
   /** Between which slices the chosen structure is tracked, and whether shapes between its outlines are expected. */
   private limiting(): void {
     const { work, attempt } = this
-    const plane = h('select', { 'aria-label': 'Slices of' }, ...(['axial', 'coronal', 'sagittal'] as const).map((name) => h('option', { value: name }, `${name} ${this.axis(name)}`)))
+    const plane = h('select', { 'aria-label': 'Slices of', onchange: () => hold(plane.value as Plane) }, ...(['axial', 'coronal', 'sagittal'] as const).map((name) => h('option', { value: name }, `${name} ${this.axis(name)}`)))
     const [first, last] = ['From', 'To'].map((what) => h('input', { type: 'number', min: '0', 'aria-label': `${what} slice`, placeholder: what.toLowerCase(), onkeydown: (event: KeyboardEvent) => { if (event.key === 'Enter') set() } }))
     const range = (): Range => {
       const count = counted(work.plane(plane.value as Plane))
@@ -163,26 +163,32 @@ export class Panel {
       return [low, high]
     }
     const ask = async (what: 'limit' | 'erase'): Promise<void> => work[what](plane.value as Plane, range())
-    const set = (): void => attempt(ask('limit').catch((error: unknown) => { hold(); throw error })) // refused: what holds is shown again
+    const set = (): void => {
+      const old = work.ofWhole('slices')
+      const other = old && old.plane !== plane.value && `Limits are of one axis: those of ${old.plane} ${this.axis(old.plane)} hold no more.`
+      attempt(ask('limit').then(() => { if (other) work.remark(other) }, (error: unknown) => { hold(); throw error })) // refused: what holds is shown again
+    }
     const limit = h('button', { title: 'Track the structure on these slices alone', onclick: set }, 'Limit')
     const all = h('button', { title: 'Track it on all slices', onclick: () => attempt(work.limit(plane.value as Plane, null)) }, 'All')
     const join = h('button', { class: 'wide', title: 'Expect, on the slices between two outlines (brush, lasso), the shapes between them; what is tracked counts beside', onclick: () => attempt(work.join(!work.ofWhole('interpolate'))) }, 'Shapes between outlines')
     const erase = h('button', { title: 'Take the structure off these slices', onclick: () => attempt(first.value && last.value ? ask('erase') : Promise.reject(new Error('Say from which slice to which it is erased.'))) }, 'Erase')
     fill(this.limits, h('div', { class: 'row' }, plane, first, '–', last), h('div', { class: 'row' }, limit, all, erase), join)
-    const hold = (): void => {
+    const hold = (axis?: Plane): void => {
       const limits = work.ofWhole('slices')
-      if (limits) plane.value = limits.plane
-      ;[first.value, last.value] = limits ? this.numbers(limits.plane, limits.frames) : ['', '']
+      if (limits && !axis) plane.value = limits.plane
+      ;[first.value, last.value] = limits && limits.plane === plane.value ? this.numbers(limits.plane, limits.frames) : ['', '']
     }
     const show = (): void => {
       const [limits, joined] = [work.ofWhole('slices'), !!work.ofWhole('interpolate')]
       if (![first, last].includes(document.activeElement as HTMLInputElement)) hold()
-      limit.disabled = erase.disabled = !work.active?.said || !!work.progress
+      const there = !!work.active?.said || (work.active?.ml ?? null) !== null // one that was loaded, merged or split can be erased from slices
+      limit.disabled = !work.active?.said || !!work.progress
+      erase.disabled = !there || !!work.progress
       all.disabled = !limits
       join.disabled = !joined && !work.joinable
       join.classList.toggle('active', joined)
       join.setAttribute('aria-pressed', String(joined))
-      this.limits.hidden = !work.active?.said
+      this.limits.hidden = !there
     }
     work.listen((change) => { if (change === 'state' || change === 'labels' || change === 'progress') show() })
     show()

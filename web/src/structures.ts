@@ -20,7 +20,7 @@ function back(view: Element | null): void {
 export class Structures {
   readonly element: HTMLElement
   private readonly list = h('ul', { class: 'structures', 'aria-label': 'Structures' })
-  private readonly details = h('dialog', { class: 'details', 'aria-label': 'Structure', onkeydown: (event: KeyboardEvent) => { if (event.key === 'Escape') { this.details.close(); back(null) } } })
+  private readonly details = h('dialog', { class: 'details', 'aria-label': 'Structure', onkeydown: (event: KeyboardEvent) => { if (event.key === 'Escape') { event.stopPropagation(); this.details.close(); back(null) } } })
   private readonly table = h('dialog', { class: 'help', 'aria-label': 'Statistics' })
   private shown = 0
   private readonly renaming = new Map<number, string>() // names that are on their way
@@ -52,6 +52,7 @@ export class Structures {
     redraw(this.list, () => {
       const { naming, work } = this
       const items = work.state.structures.filter((each) => naming?.before.has(each.label) ?? true).map((each) => this.item(each))
+      naming?.item.classList.toggle('active', !naming.before.has(work.chosen))
       if (naming) items.push(naming.item)
       fill(this.list, ...(items.length ? items : [h('li', { class: 'hint' }, `Click on something in ${work.info.kind === 'set' ? 'an image' : 'a slice'}: it becomes the first structure.`)]))
     })
@@ -112,7 +113,7 @@ export class Structures {
     const { hidden } = work.look(each.label)
     const quiet = (shape: string, title: string, what: () => void, pressed?: boolean): HTMLElement => h('button', { class: 'quiet', title: title.replace(` ${each.name}`, ''), 'aria-label': title, 'aria-pressed': pressed === undefined ? undefined : String(pressed),
       onclick: (event: Event) => { event.stopPropagation(); what() } }, icon(shape))
-    return h('li', { class: `${each.label === work.label ? 'active' : ''}${hidden ? ' hidden' : ''}`, colour: each.colour, 'data-label': String(each.label), 'aria-current': each.label === work.label ? 'true' : undefined, onclick: () => this.choose(each.label) },
+    return h('li', { class: `${each.label === work.chosen ? 'active' : ''}${hidden ? ' hidden' : ''}`, colour: each.colour, 'data-label': String(each.label), 'aria-current': each.label === work.chosen ? 'true' : undefined, onclick: () => this.choose(each.label) },
       colour, name,
       work.info.kind === 'set' ? h('span', { class: 'ml', title: 'Where it was found' }, each.images ? plural(each.images, 'image') : each.said ? 'not applied' : '–')
         : h('span', { class: 'ml', title: 'Volume of the tracked outline' }, each.ml === null ? (each.said ? 'this slice' : '–') : `${millilitres(each.ml)} mL`),
@@ -122,8 +123,9 @@ export class Structures {
   }
 
   choose(label: number): void {
-    if (this.work.label === label) return
-    this.work.label = label
+    const { chosen } = this.work
+    this.work.choose(label)
+    if (chosen === label) return
     for (const item of this.list.children) item.classList.toggle('active', (item as HTMLElement).dataset.label === String(label))
     this.work.tell('labels')
   }
@@ -183,7 +185,8 @@ export class Structures {
   }
 
   private async measure(): Promise<void> {
-    const rows = await this.work.statistics()
+    const rows = this.work.state.tracked ? await this.work.statistics() : []
+    if (!rows.length) throw new Error('Statistics are of structures that were applied: apply the changes first.')
     const number = (value: number | null): string => (value === null ? '–' : value.toFixed(Math.abs(value) < 10 ? 2 : 1).replace('-', '−'))
     const unit = rows[0]?.intensity_unit ? ` ${rows[0].intensity_unit}` : ''
     const head = ['Number', 'Structure', 'mL', `Mean${unit}`, 'SD', 'Smallest', 'Largest']

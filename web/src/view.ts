@@ -10,14 +10,15 @@ import { counted, reading, scale } from './reading'
 import type { Count } from './reading'
 import { corners, mark, shape, thinned } from './shapes'
 import type { At, Spot } from './shapes'
-import type { Change, Draft, Work } from './work'
+import type { Change, Draft, Owner, Work } from './work'
 
 type Drawn = 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter'
-interface Drag { from: Spot; line: Spot[]; kind: Drawn | Ruler | 'brush' | 'window' | 'pan'; inside: boolean; x: number; y: number }
-interface Keyed { kind: Drawn; line: Spot[]; inside: boolean; of: number }
+interface Drag { from: Spot; line: Spot[]; kind: Drawn | Ruler | 'brush' | 'window' | 'pan'; inside: boolean; x: number; y: number; owner: Owner }
+interface Keyed { kind: Drawn; line: Spot[]; inside: boolean; owner: Owner }
 const BY_ENDS = new Set<string>(['box', 'solid', 'diameter']) // two places tell all
 const BY_KEYS = new Set<string>(['lasso', 'scribble', 'diameter'])
 const DRAWN = new Set<string>(['box', 'solid', 'lasso', 'scribble', 'diameter', 'brush', 'ruler', 'angle', 'region'])
+const POINTING_NOWHERE = new Set<string>(['look', 'ruler', 'angle', 'region'])
 const LEAST_LETTERED = 80 // pixels of the screen: in less letters would hide the slice
 const COLOUR = '#4cc9f0' // of the first structure
 const LATE = 'That slice was still on its way: nothing was drawn on it. Point again.'
@@ -40,8 +41,9 @@ export class SliceView {
   private zoom = 1
   private shift: Spot = [0, 0]
   private drag: Drag | null = null
-  private keyed: Keyed | null = null // what is being drawn by keys, and of which structure (0: one to come)
+  private keyed: Keyed | null = null // what is being drawn by keys
   private stroke: Stroke | null = null
+  private strokeOwner: Owner = { label: 0 }
   private hover: Spot | null = null
   private stop = new AbortController()
 
@@ -93,7 +95,8 @@ export class SliceView {
   /** What was begun by keys is of the structure that was chosen then; where another one is chosen it is dropped. */
   private hold(): void {
     if (!this.keyed) return
-    if (this.keyed.of && this.keyed.of !== this.work.meant) { this.keyed = null; this.paint() } else this.keyed.of = this.work.meant
+    const { owner } = this.work
+    if (this.keyed.owner.label && this.keyed.owner.label !== owner.label) { this.keyed = null; this.paint() } else this.keyed.owner = owner
   }
   step(by: number): void { this.go(this.work.place(this.plane).t + by) }
 
@@ -312,7 +315,7 @@ export class SliceView {
       this.paintGesture(brush, at, said, colour, said.fresh ? 1 : 0.45)
     }
     for (const draft of this.work.pending) this.paintGesture(brush, at, draft, this.work.active?.colour ?? COLOUR, 0.5)
-    if (this.work.solid) this.paintSolid(brush, at, this.work.solid.span, this.work.active?.colour ?? COLOUR, this.work.solid.inside)
+    if (this.work.solid) this.paintSolid(brush, at, this.work.solid.span, this.work.colourOf(this.work.solid.owner) ?? COLOUR, this.work.solid.inside)
   }
 
   private paintGesture(brush: CanvasRenderingContext2D, at: At, said: Draft, colour: string, alpha: number): void {
@@ -336,7 +339,7 @@ export class SliceView {
 
   private paintDrag(brush: CanvasRenderingContext2D, at: At): void {
     const { drag } = this
-    const colour = this.work.active?.colour ?? COLOUR
+    const colour = this.work.colourOf(drag?.owner ?? this.work.owner) ?? COLOUR
     if (drag && drag.line.length > 1 && measures(drag.kind)) {
       paintMeasure(brush, at, this.measure(drag.kind, drag.line), this.canvas.clientWidth, this.canvas.clientHeight)
     } else if (drag && drag.line.length > 1 && !measures(drag.kind) && drag.kind !== 'window' && drag.kind !== 'pan' && drag.kind !== 'brush') {
@@ -354,7 +357,7 @@ export class SliceView {
   /** The stroke so far, and how large the brush is, where it would paint. */
   private paintBrush(brush: CanvasRenderingContext2D, size: [number, number, number, number], at: (spot: Spot) => Spot): void {
     const { y, x } = this.work.place(this.plane)
-    const [r, g, b] = rgb(this.work.active?.colour ?? COLOUR)
+    const [r, g, b] = rgb(this.work.colourOf(this.stroke ? this.strokeOwner : this.work.owner) ?? COLOUR)
     if (this.stroke) {
       const layer = new OffscreenCanvas(this.stroke.columns, this.stroke.rows)
       const colour: [number, number, number] = this.stroke.positive ? [r, g, b] : [16, 20, 26]
@@ -382,6 +385,7 @@ export class SliceView {
 
   private begin(spot: Spot, positive: boolean): void {
     if (!this.frame) return
+    this.strokeOwner = this.work.owner
     this.stroke = new Stroke(this.frame.rows, this.frame.columns, this.work.plane(this.plane)?.spacing ?? [1, 1], this.work.radius, positive, spot, this.work.ball ? undefined : this.touched())
     this.paint()
   }
@@ -395,9 +399,9 @@ export class SliceView {
   }
 
   private end(): void {
-    const { stroke } = this
+    const { stroke, strokeOwner: owner } = this
     this.stroke = null
-    if (stroke && this.work.ball) this.say({ kind: 'ball', points: thinned(stroke.line.map((spot) => this.clip(spot)), Math.max(0.5, this.work.radius / 4)), positive: [stroke.positive], width: 2 * this.work.radius })
+    if (stroke && this.work.ball) this.say({ kind: 'ball', points: thinned(stroke.line.map((spot) => this.clip(spot)), Math.max(0.5, this.work.radius / 4)), positive: [stroke.positive], width: 2 * this.work.radius }, owner)
     else if (stroke) {
       const { shownT: t, plane } = this
       const complete = async (draft: Draft, label: number): Promise<Draft> => {
@@ -409,7 +413,7 @@ export class SliceView {
         if (plane !== 'image') throw new Error('Nothing would be left on this slice; undo instead, or remove the structure.')
         return { ...draft, kind: 'box', points: [[0, 0], [stroke.rows - 1, stroke.columns - 1]], positive: [false] } // all of the image is outside
       }
-      this.attempt(this.work.say({ plane, t, kind: 'mask' }, complete))
+      this.attempt(this.work.say({ plane, t, kind: 'mask' }, complete, owner))
     }
     this.paint()
   }
@@ -427,7 +431,7 @@ export class SliceView {
     }
   }
 
-  private say(form: Omit<Draft, 'plane' | 't'>): void { this.attempt(this.work.say({ plane: this.plane, t: this.shownT, ...form })) }
+  private say(form: Omit<Draft, 'plane' | 't'>, owner?: Owner): void { this.attempt(this.work.say({ plane: this.plane, t: this.shownT, ...form }, undefined, owner)) }
   private click([y, x]: Spot, positive: boolean): void { this.say({ kind: 'points', points: [[y, x]], positive: [positive] }) }
 
   private listen(): void {
@@ -455,7 +459,7 @@ export class SliceView {
     const other = event.shiftKey || event.altKey
     if (kind !== 'window' && kind !== 'pan' && !this.seen()) return
     if (kind === 'brush') this.begin(spot, this.work.outside === other)
-    if (kind) { this.drag = { from: spot, line: [spot], kind, inside: this.work.outside === other || kind === 'diameter', x: event.clientX, y: event.clientY }; return }
+    if (kind) { this.drag = { from: spot, line: [spot], kind, inside: this.work.outside === other || kind === 'diameter', x: event.clientX, y: event.clientY, owner: this.work.owner }; return }
     if (!this.holds(spot)) return
     this.work.move(this.plane, this.shownT, spot[0], spot[1])
     if (tool !== 'look') this.click(spot, tool === 'plus' ? !other : false)
@@ -496,7 +500,7 @@ export class SliceView {
     if (drag.kind === 'brush') return this.end()
     const line = [...drag.line, this.spot(event)].map((spot) => this.clip(spot))
     if (measures(drag.kind)) this.work.measure(this.measure(drag.kind, line))
-    else this.drawn(drag.kind, line, drag.inside)
+    else this.drawn(drag.kind, line, drag.inside, drag.owner)
     this.paint()
   }
 
@@ -506,16 +510,16 @@ export class SliceView {
   }
 
   /** A line from the first place to the last has been drawn. */
-  private drawn(kind: Drawn, line: Spot[], inside: boolean): void {
+  private drawn(kind: Drawn, line: Spot[], inside: boolean, owner: Owner): void {
     const [from, to] = [line[0], line[line.length - 1]]
     const positive = [inside]
-    if (kind === 'scribble') return this.say({ kind, points: thinned(line, 0.7), positive, width: this.width })
-    if (kind === 'lasso') { const points = thinned(line, 0.3); if (points.length > 2) this.say({ kind, points, positive }); return }
-    if (kind === 'diameter') { if (Math.hypot(to[0] - from[0], to[1] - from[1]) >= 1) this.attempt(this.work.diameter(this.plane, this.shownT, [from, to])); return }
+    if (kind === 'scribble') return this.say({ kind, points: thinned(line, 0.7), positive, width: this.width }, owner)
+    if (kind === 'lasso') { const points = thinned(line, 0.3); if (points.length > 2) this.say({ kind, points, positive }, owner); return }
+    if (kind === 'diameter') { if (Math.hypot(to[0] - from[0], to[1] - from[1]) >= 1) this.attempt(this.work.diameter(this.plane, this.shownT, [from, to], owner)); return }
     const [low, high] = corners([from, to].map(([y, x]) => [Math.round(y), Math.round(x)] as Spot))
     if (low[0] >= high[0] || low[1] >= high[1]) return
-    if (kind === 'solid') this.work.outline(this.plane, this.shownT, [low, high], inside)
-    else this.say({ kind, points: [low, high], positive })
+    if (kind === 'solid') this.work.outline(this.plane, this.shownT, [low, high], inside, owner)
+    else this.say({ kind, points: [low, high], positive }, owner)
   }
 
   /** Where the page itself is scrolled, as narrow ones are, a view takes the wheel once it has been pointed at. */
@@ -536,7 +540,7 @@ export class SliceView {
   /** Begin to draw by keys. */
   private trace(kind: Drawn, from: Spot, inside: boolean): void {
     this.drop()
-    this.keyed = { kind, line: [from], inside, of: this.work.meant }
+    this.keyed = { kind, line: [from], inside, owner: this.work.owner }
     this.paint()
   }
 
@@ -559,15 +563,16 @@ export class SliceView {
     } else if (move && !move[0] && this.stroke) { this.work.move(this.plane, t, y + move[1], x + move[2]); this.draw() }
     else if (move) { this.hover = null; this.drop(); this.work.move(this.plane, t + move[0], y + move[1], x + move[2]) }
     else if (event.key === 'Enter' && this.stroke) this.end()
-    else if (event.key === 'Enter' && keyed) { this.keyed = null; this.drawn(keyed.kind, keyed.line, keyed.inside); this.paint() }
+    else if (event.key === 'Enter' && keyed) { this.keyed = null; this.drawn(keyed.kind, keyed.line, keyed.inside, keyed.owner); this.paint() }
     else if (event.key === 'Escape' && (this.stroke || keyed || this.drawing)) { this.drop(); this.paint() }
     else if (this.work.tool === 'brush' && (event.key === 'Enter' || event.key === '-')) { this.hover = null; this.begin([y, x], event.key === 'Enter' && !this.work.outside) }
     else if (BY_KEYS.has(this.work.tool) && (event.key === 'Enter' || event.key === '-')) {
       const inside = this.work.tool === 'diameter' || (event.key === 'Enter' && !this.work.outside)
       this.hover = null
       this.trace(this.work.tool as Drawn, [y, x], inside)
-    } else if (event.key === 'Enter' && this.work.solid) this.attempt(this.work.use())
+    } else if (event.key === 'Enter' && this.work.solid && this.work.tool === 'solid') this.attempt(this.work.use())
     else if (event.key === 'Escape' && this.work.solid) this.work.discard()
+    else if (points && event.key !== 'b' && POINTING_NOWHERE.has(this.work.tool)) this.work.remark('This tool outlines nothing. Choose Inside (Q) or Outside (A) to click.')
     else if (event.key === 'Enter') this.click([y, x], this.work.tool !== 'minus')
     else if (event.key === '-') this.click([y, x], false)
     else if (event.key === 'b') this.trace(this.work.tool === 'solid' ? 'solid' : 'box', [y, x], !this.work.outside)

@@ -11,7 +11,9 @@ import type { Range, Span, Spot } from './shapes'
 export type Tool = 'plus' | 'minus' | 'box' | 'solid' | 'lasso' | 'scribble' | 'diameter' | 'brush' | 'look' | Ruler
 export type Change = 'state' | 'cursor' | 'window' | 'tool' | 'labels' | 'rows' | 'progress' | 'overlay' | 'brush' | 'pending' | 'solid' | 'looks' | 'fusion'
 export type Draft = Omit<Gesture, 'label'>
-export interface Solid { span: Span; plane: Plane; t: number; inside: boolean }
+/** Which structure something is of: one that is there; one that is asked for, whose label comes with it; 0 where there is none yet. */
+export interface Owner { label: number }
+export interface Solid { span: Span; plane: Plane; t: number; inside: boolean; owner: Owner }
 export interface Look { hidden: boolean; opacity: number; filled: boolean }
 export interface Cursor { s: number; p: number; l: number }
 export interface Progress { done: number; total: number; seconds: number }
@@ -36,7 +38,7 @@ export class Work {
   radius = 4
   ball = false // whether the brush paints a ball over neighbouring slices
   range: [number | null, number | null] = [null, null] // of intensities that the brush touches
-  label = 0
+  label = 0 // of the structure that is chosen
   window: [number, number]
   overlay = true
   looks = new Map<number, Look>()
@@ -57,6 +59,8 @@ export class Work {
   private turn: Promise<unknown> = Promise.resolve()
   private epoch = 0
   private adding = 0 // structures that are asked for and not there yet
+  private coming: Owner | null = null // the last of them, unless another structure was chosen since
+  private before = 0 // label of the structure that was chosen before
   private asking = false // what was done in another tab
   private resting = 0
 
@@ -75,8 +79,24 @@ export class Work {
 
   plane(name: Plane): api.PlaneInfo | undefined { return this.info.planes.find((each) => each.name === name) }
   get active(): Structure | undefined { return this.state.structures.find((each) => each.label === this.label) }
-  /** The structure that the next gesture is of; 0 where it is still to come. */
-  get meant(): number { return this.adding ? 0 : this.active?.label ?? 0 }
+  /** The structure that the next gesture is of. */
+  get owner(): Owner { return this.coming ?? { label: this.active?.label ?? 0 } }
+  /** The label of the structure that is chosen; 0 while that is one on its way. */
+  get chosen(): number { return this.coming ? 0 : this.label }
+  colourOf({ label }: Owner): string | undefined { return this.state.structures.find((each) => each.label === label)?.colour }
+
+  /** Gestures from now on are of this structure, whatever else is still on its way. */
+  choose(label: number): void {
+    this.coming = null
+    this.pick(label)
+  }
+
+  private pick(label: number): void {
+    if (label === this.label) return
+    this.before = this.label
+    this.label = label
+  }
+
   /** On the result that stands. */
   get warnings(): string[] { return this.state.warnings.map((text) => reworded(text, this.state.structures)) }
   listen(listener: (change: Change) => void): void { this.listeners.push(listener) }
@@ -156,7 +176,7 @@ export class Work {
     if (state.version < this.state.version) return // an answer that was overtaken
     const others = this.info.kind === 'set' && this.windows(state) !== this.windows(this.state)
     this.state = state
-    if (!this.active) this.label = state.structures.at(-1)?.label ?? 0
+    if (!this.active) this.label = (state.structures.find((each) => each.label === this.before) ?? state.structures.at(-1))?.label ?? 0
     this.tell('state')
     this.tell('labels')
     if (!others) return
@@ -218,21 +238,25 @@ export class Work {
     this.tell('rows')
   }
 
-  private async begin(name: string): Promise<void> {
+  /** A new structure, which is chosen unless another one was since it was asked for; it looks as usual, whatever had its label before. */
+  private async begin(name: string, owner: Owner): Promise<void> {
+    const first = !this.active
     await this.change('structures', { name })
-    this.label = this.state.structures.at(-1)?.label ?? 0
+    owner.label = this.state.structures.at(-1)?.label ?? 0
+    this.looks.delete(owner.label)
+    if (first || this.coming === owner) this.pick(owner.label)
+    if (this.coming === owner) this.coming = null
     this.tell('state')
   }
 
   /** Gestures from now on are of the new structure, also those that come before it is there. Its label; 0 where it was dropped. */
   async add(name = ''): Promise<number> {
-    let label = 0
+    const owner = (this.coming = { label: 0 })
     this.adding++
     try {
       await this.next(async () => {
         try {
-          await this.begin(name)
-          label = this.label
+          await this.begin(name, owner)
         } catch (error) {
           this.epoch++ // gestures that wait for it must not touch another one
           throw error
@@ -240,8 +264,9 @@ export class Work {
       })
     } finally {
       this.adding--
+      if (this.coming === owner) this.coming = null
     }
-    return label
+    return owner.label
   }
 
   /** A structure that is asked for and not there yet is renamed before anything that is said after; nothing where it was dropped. */
@@ -259,7 +284,9 @@ export class Work {
     return this.next(async () => {
       const before = new Set(this.state.structures.map((each) => each.label))
       await this.change(path, form)
-      this.label = this.state.structures.find((each) => !before.has(each.label))?.label ?? this.label
+      const added = this.state.structures.filter((each) => !before.has(each.label)).map((each) => each.label)
+      for (const label of added) this.looks.delete(label)
+      if (added.length) this.pick(added[0])
       this.note(this.state.notes)
       await this.loadRows()
     })
@@ -303,19 +330,19 @@ export class Work {
 
   drop(label: number): Promise<void> { return this.next(async () => { await this.change(`structures/${label}/remove`); await this.loadRows() }) }
 
-  /** A gesture on the structure that is chosen now; `fill` completes it when its turn comes. */
-  async say(draft: Draft, fill: (draft: Draft, label: number) => Promise<Draft> = async (same) => same): Promise<void> {
+  /** A gesture on the structure that is chosen now, or was when it was begun; `fill` completes it when its turn comes. */
+  async say(draft: Draft, fill: (draft: Draft, label: number) => Promise<Draft> = async (same) => same, owner = this.owner): Promise<void> {
     if (!this.mayEdit) return
-    const chosen = this.meant
     this.pending = [...this.pending, draft]
     try {
       this.tell('pending')
       await this.next(async () => {
-        const form = await fill(draft, chosen || (this.active ? this.label : 0)) // refused, it leaves no structure behind
-        const begun = !chosen && !this.active
-        if (begun) await this.begin('')
+        const own = owner.label ? owner : { label: this.active?.label ?? 0 }
+        const form = await fill(draft, own.label) // refused, it leaves no structure behind
+        const begun = !own.label
+        if (begun) await this.begin('', own)
         try {
-          await this.change('say', { ...form, label: chosen || this.label })
+          await this.change('say', { ...form, label: own.label })
         } catch (error) {
           if (begun && error instanceof api.Problem && error.status === 422) await this.change('undo')
           throw error
@@ -331,10 +358,13 @@ export class Work {
 
   /** Tracking keeps to these slices; null for all. */
   limit(plane: Plane, frames: Range | null): Promise<void> {
-    return this.say({ plane, t: frames?.[0] ?? 0, kind: 'slices', frames: frames ?? [], positive: [!!frames] })
+    return this.ofActive({ plane, t: frames?.[0] ?? 0, kind: 'slices', frames: frames ?? [], positive: [!!frames] })
   }
 
-  erase(plane: Plane, frames: Range): Promise<void> { return this.say({ plane, t: frames[0], kind: 'erase', frames }) }
+  erase(plane: Plane, frames: Range): Promise<void> { return this.ofActive({ plane, t: frames[0], kind: 'erase', frames }) }
+
+  /** What is said beside the views is of the structure that is shown there. */
+  private ofActive(draft: Draft): Promise<void> { return this.say(draft, undefined, { label: this.label }) }
 
   /** What was said last of the whole structure that is chosen, unless it was taken back. */
   ofWhole(kind: 'slices' | 'interpolate'): api.Said | undefined { return this.state.said.find((each) => each.kind === kind && each.label === this.label && each.positive[0] !== false) }
@@ -348,11 +378,11 @@ export class Work {
   /** Expect the shapes between outlines, or no more. */
   async join(on: boolean): Promise<void> {
     const at = this.joinable ?? this.ofWhole('interpolate')
-    if (at) await this.say({ plane: at.plane, t: at.t, kind: 'interpolate', positive: [on] })
+    if (at) await this.ofActive({ plane: at.plane, t: at.t, kind: 'interpolate', positive: [on] })
   }
 
   /** A diameter; where it crosses one that is there without the short one, both are one gesture, the longer first. */
-  diameter(plane: Plane, t: number, line: [Spot, Spot]): Promise<void> {
+  diameter(plane: Plane, t: number, line: [Spot, Spot], owner: Owner): Promise<void> {
     const [mmY, mmX] = this.plane(plane)?.spacing ?? [1, 1]
     const mm = ([a, b]: Spot[]): number => Math.hypot((a[0] - b[0]) * mmY, (a[1] - b[1]) * mmX)
     const both = async (draft: Draft, label: number): Promise<Draft> => {
@@ -360,16 +390,33 @@ export class Work {
       if (first?.length !== 2 || !cross(first, line)) return draft
       return { ...draft, points: mm(first) >= mm(line) ? [...first, ...line] : [...line, ...first] }
     }
-    return this.say({ plane, t, kind: 'diameter', points: line }, both)
+    return this.say({ plane, t, kind: 'diameter', points: line }, both, owner)
   }
 
   /** Until nothing is tracked any more: nothing can be taken back before. */
   private async idle(): Promise<void> { while (this.progress) await new Promise<void>((done) => this.waiting.push(done)) }
 
-  undo(): Promise<void> { return this.next(async () => { await this.idle(); if (this.state.can_undo) { await this.change('undo'); await this.loadRows() } }) }
-  redo(): Promise<void> { return this.next(async () => { await this.idle(); if (this.state.can_redo) { await this.change('redo'); await this.loadRows() } }) }
+  undo(): Promise<void> { return this.back('undo') }
+  redo(): Promise<void> { return this.back('redo') }
+
+  /** A structure that comes back is chosen, as it was when it came first. */
+  private back(what: 'undo' | 'redo'): Promise<void> {
+    return this.next(async () => {
+      await this.idle()
+      if (!(what === 'undo' ? this.state.can_undo : this.state.can_redo)) return
+      const before = new Set(this.state.structures.map((each) => each.label))
+      await this.change(what)
+      const returned = this.state.structures.find((each) => !before.has(each.label))
+      if (returned) { this.pick(returned.label); this.tell('state') }
+      await this.loadRows()
+    })
+  }
+
   /** Asked for twice, as by a double click, it is done once. */
-  track(): Promise<void> { return this.next(async () => { if (this.progress || !this.state.fresh) return; await this.change('track', { views: this.views }); this.follow() }) }
+  track(): Promise<void> {
+    if (this.solid) return Promise.reject(new Error('A box in 3D is drawn, but not used. Use or discard it first (tool 3D box: Enter or Esc).'))
+    return this.next(async () => { if (this.progress || !this.state.fresh) return; await this.change('track', { views: this.views }); this.follow() })
+  }
 
   private get up(): number { return (this.plane('axial')?.frames ?? 1) - 1 }
   cutOf(box: Span, plane: Plane): { t: Range; y: Range; x: Range } { return cut(box, plane, this.up) }
@@ -381,7 +428,7 @@ export class Work {
   }
 
   /** A rectangle of a box in 3D: the first is as deep as it is wide and high on average, one in another plane says how deep it is. */
-  outline(plane: Plane, t: number, [low, high]: [Spot, Spot], inside: boolean): void {
+  outline(plane: Plane, t: number, [low, high]: [Spot, Spot], inside: boolean, owner: Owner): void {
     const info = this.plane(plane)
     if (!info) return
     const [mmY, mmX] = info.spacing
@@ -390,7 +437,7 @@ export class Work {
     const known = this.solid && this.solid.plane !== plane ? this.cutOf(this.solid.span, plane).t : null
     const depth: Range = known ?? [Math.max(0, t - reach), Math.min(info.frames - 1, t + reach)]
     const box = span(plane, depth, [low[0], high[0]], [low[1], high[1]], this.up)
-    this.solid = known && this.solid ? { ...this.solid, span: box } : { span: box, plane, t, inside }
+    this.solid = known && this.solid ? { ...this.solid, span: box } : { span: box, plane, t, inside, owner }
     this.tell('solid')
   }
 
@@ -415,11 +462,12 @@ export class Work {
   /** The box in 3D becomes a gesture on the slice that it was begun on, or the nearest of its own. */
   async use(): Promise<void> {
     if (!this.solid) return
-    const { span: box, plane, inside } = this.solid
+    const { solid, solid: { span: box, plane, inside, owner } } = this
     const { t, y, x } = this.cutOf(box, plane)
-    const on = Math.max(t[0], Math.min(t[1], this.solid.t))
+    const on = Math.max(t[0], Math.min(t[1], solid.t))
     this.discard()
-    await this.say({ plane, t: on, kind: 'box', points: [[y[0], x[0]], [y[1], x[1]]], positive: [inside], frames: [t[0], t[1]] })
+    const draft: Draft = { plane, t: on, kind: 'box', points: [[y[0], x[0]], [y[1], x[1]]], positive: [inside], frames: [t[0], t[1]] }
+    await this.say(draft, undefined, owner).catch((error: unknown) => { this.solid ??= solid; this.tell('solid'); throw error }) // refused, it can be changed
   }
 
   /** The command that says the same as was said here; the file's name is known here alone. */

@@ -94,7 +94,7 @@ class Keeping:
     Args:
         state: folder of the sessions; they are kept until they are closed.
         keep_days: after which a session that nobody touched is removed.
-        most_sessions: that may be open.
+        most_sessions: that may be kept, those among them that nobody looks at.
         most_upload_mb: of one session.
     """
 

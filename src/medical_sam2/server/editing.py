@@ -312,7 +312,9 @@ def describe_kept(state: State, gesture: Gesture, frame: Frame, taken: set[int])
     if not left or (gesture.kind == "points" and not state.locked.isdisjoint(keepers)):
         return ()
     names = ", ".join(state.of(label).name for label in sorted(keepers))
-    remedy = "erase that there first or, while the new one was never applied, move it Up"
+    remedy = (
+        "erase that there first or, before the new one is applied for the first time, move it up (the dots beside its name)"
+    )
     if not seen.any() or (gesture.drawn and (seen == own).all()):
         said = f"all of it lies in {names}, which keeps what it has: {remedy}"
         if gesture.kind == "points":

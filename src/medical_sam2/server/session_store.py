@@ -216,7 +216,8 @@ class SessionStore:
         with self._lock:
             self.remove_old()
             if len(list(self._folders())) >= self.settings.most_sessions:
-                raise LimitReached(f"{self.settings.most_sessions} sessions are open, which is the limit; close one first")
+                most = f"{self.settings.most_sessions} sessions are kept, which is the limit"
+                raise LimitReached(f"{most}; remove one on the first page, or start the server with --most-sessions")
             id = secrets.token_hex(16)
             folder = self.settings.state / id
             folder.mkdir(mode=0o700)

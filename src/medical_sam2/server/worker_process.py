@@ -346,12 +346,27 @@ def _under(path: str, home: str) -> bool:
 def _read(source: Path, reading: ReadingOptions) -> Volume | tuple[io.Picture, ...]:
     path = _main_file(source)
     if path.is_dir() and not isinstance(reading.series, str):
-        endings, files = registry.suffixes("picture"), _numbered(path)
-        if any(file.suffix.lower() in endings for file in files):
-            return _read_pictures(files, endings)
-        if len(volumes := _volumes_of_files(files)) > 1:
-            raise FormatError(f"each of these files is a volume: {list_first(volumes)}", "open one at a time")
+        return _read_folder(path, reading)
     return io.read(path, frame=reading.frame, series=reading.series, allow_gap=reading.allow_gap)
+
+
+def _read_folder(path: Path, reading: ReadingOptions) -> Volume | tuple[io.Picture, ...]:
+    endings, files = registry.suffixes("picture"), _numbered(path)
+    pictures = [f"file {number}" for file, number in files.items() if file.suffix.lower() in endings]
+    others = {file: number for file, number in files.items() if file.suffix.lower() not in endings}
+    dicom, volumes = _images_of_files(others)
+    if pictures and volumes and not dicom:
+        mixed = f"volumes ({list_first(volumes)}) and pictures ({list_first(pictures)}) together"
+        raise FormatError(mixed, "open one volume, or the pictures without it")
+    if pictures and not dicom:
+        return _read_pictures(files, endings)
+    if not dicom and len(volumes) > 1:
+        raise FormatError(f"each of these files is a volume: {list_first(volumes)}", "open one at a time")
+    found = io.read(path, frame=reading.frame, series=reading.series, allow_gap=reading.allow_gap)
+    if pictures and isinstance(found, Volume):  # a thumbnail, or a report, beside the series
+        left = f"{say_count(len(pictures), 'picture', 'were')} left out beside the DICOM series: {list_first(pictures)}"
+        return replace(found, warnings=(*found.warnings, left))
+    return found
 
 
 def _numbered(folder: Path) -> dict[Path, int]:
@@ -360,17 +375,17 @@ def _numbered(folder: Path) -> dict[Path, int]:
     return {file: number for number, file in enumerate(files, 1)}
 
 
-def _volumes_of_files(files: Mapping[Path, int]) -> list[str]:
-    """The files that hold a volume each, by their numbers; none where one is DICOM, of which a series has many."""
+def _images_of_files(files: Mapping[Path, int]) -> tuple[bool, list[str]]:
+    """Whether one of these files is DICOM, and if not which hold a volume each, by their numbers."""
     volumes = list[str]()
     for file, number in files.items():
         with suppress(InputError):
             found = registry.recognise(file)
             if found is registry.DICOM:
-                return []
+                return True, []
             if found is not None and found.kind == "volume":
                 volumes.append(f"file {number}")
-    return volumes
+    return False, volumes
 
 
 def _read_pictures(files: Mapping[Path, int], endings: Collection[str]) -> tuple[io.Picture, ...]:
