@@ -211,7 +211,7 @@ class Segmenter:
             GeometryError: the earlier result lies in another grid.
         """
         prompts, earlier, names = read_request(volume, prompts, earlier, names, window)
-        check_correction(earlier, maps=probability or uncertainty, several=overlap or bool(priority))
+        check_correction(earlier, prompts, overlap or priority, maps=probability or uncertainty, idle=islands or every_slice)
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         plan = plan.check(volume, prompts) if plan else VolumePlan.of(volume, prompts, views, earlier)
         shown, mended, tracked = (crop := plan.crop).volume, crop.labels(earlier), plan.tracking

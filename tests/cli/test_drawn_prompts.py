@@ -10,7 +10,8 @@ from medical_sam2.prompts import Box
 from medical_sam2.segmenter import Segmenter
 from medical_sam2.strokes import Diameter, Lasso, Scribble, SliceRange
 from medical_sam2.tracking.finishing import FinishingSteps, finish
-from tests.cli.conftest import SetWorkspace, Workspace, known
+from medical_sam2.volume import Segmentation, SliceConfidence
+from tests.cli.conftest import AFFINE, CLICK, SHAPE, SetWorkspace, Workspace, known
 
 BOX = ("--box", "8", "6", "1", "17", "15", "4")
 
@@ -104,7 +105,6 @@ def test_finishing_is_recorded(workspace: Workspace) -> None:
     found = workspace.labels("grown.nii.gz")
     assert (found > 0).sum() == report["finishing"][-1]["after"] > (plain > 0).sum()
     assert any("the outline of object 1 on slice 3 of axis k was changed by" in line for line in report["warnings"])
-    from medical_sam2.volume import Segmentation
 
     expected, _ = finish(
         Segmentation(plain.astype(np.uint8), io.load("ct.nii.gz").affine), {1: FinishingSteps(True, True, grow_mm=4)}
@@ -123,3 +123,16 @@ def test_a_set_of_images(set_workspace: SetWorkspace) -> None:
     assert not labels[20:40, 20:25].any()
     assert all(labels[i, i] for i in range(28, 35))
     assert "lies outside the image" in set_workspace.refused("--template", "a.png", "--lasso", "1 1 900 1 3 3", output="b")
+
+
+def test_nothing_of_an_object_that_finishing_left_empty_is_to_be_reviewed(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = SliceConfidence(1, "SPL", 3, 0.311, 4, look_here=True)
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[2:4, 2:4, 3] = 1
+    found = Segmentation(labels, AFFINE, confidence=(row,))
+    monkeypatch.setattr(Segmenter, "segment_volume", lambda *_, **__: found)
+    assert workspace.done(*CLICK, "--views", "one", output="a.nii.gz")["look_here"]
+    report = workspace.done(*CLICK, "--views", "one", "--min-volume", "100", output="b.nii.gz")
+    assert (report["objects"][0]["voxels"], report["look_here"]) == (0, [])

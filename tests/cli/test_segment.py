@@ -376,7 +376,7 @@ def test_a_name_that_dicom_has_no_room_for_is_told(workspace: Workspace) -> None
 
 
 def test_what_to_review_next(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = SliceConfidence(1, "SPL", 37, 0.311, 50, look_here=True)
+    row = SliceConfidence(1, "SPL", 37, 0.311, 0, look_here=True)
     found = Segmentation(
         np.zeros(SHAPE, np.uint8), AFFINE, confidence=(row,), warnings=("object 1 was not found on any slice",)
     )
@@ -393,7 +393,7 @@ def test_a_slice_that_a_direction_and_its_reverse_mark_is_named_once(
 ) -> None:
     rows = tuple(SliceConfidence(1, view, 3, sure, 50, look_here=True) for view, sure in (("SPL", 0.4), ("IPL", 0.31)))
     other = SliceConfidence(1, "LPS", 3, 0.2, 50, look_here=True)
-    found = Segmentation(np.zeros(SHAPE, np.uint8), AFFINE, confidence=(*rows, other))
+    found = Segmentation(np.ones(SHAPE, np.uint8), AFFINE, confidence=(*rows, other))
     monkeypatch.setattr(Segmenter, "segment_volume", lambda *_, **__: found)
     _, _, err = workspace.run(*CLICK, "--views", "six")
     assert [line for line in err.splitlines() if line.startswith("review")] == [

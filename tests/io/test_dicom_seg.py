@@ -195,7 +195,8 @@ def test_names_that_do_not_fit_stay_apart_and_whole_in_the_description(tmp_path:
     Series(AXIAL, phantom()).write(tmp_path / "series")
     volume = io.load(tmp_path / "series")
     names = {7: "x" * 70 + " left", 300: "x" * 70 + " right"}
-    io.save(Segmentation(LABELS.astype(np.uint16), volume.affine, names=names), tmp_path / "seg.dcm", volume)
+    told = io.save(Segmentation(LABELS.astype(np.uint16), volume.affine, names=names), tmp_path / "seg.dcm", volume)
+    assert told == DICOM_SEG.describe_changed_names(names) != []
     segments = header(tmp_path / "seg.dcm").SegmentSequence
     assert [segment.SegmentLabel for segment in segments] == ["x" * 60 + " (7)", "x" * 58 + " (300)"]
     assert [segment.SegmentDescription for segment in segments] == list(names.values())
@@ -203,8 +204,9 @@ def test_names_that_do_not_fit_stay_apart_and_whole_in_the_description(tmp_path:
 
 def test_names_that_fit_are_written_as_they_are(tmp_path: Path) -> None:
     names = {1: "y" * 64, 2: "y" * 65, 3: "lobe\\upper", 4: "lobe"}
-    changed = DICOM_SEG.changed_names(names)
-    assert changed == {2: "y" * 60 + " (2)", 3: "lobe upper"}
+    told = DICOM_SEG.describe_changed_names(names)
+    cut, plain = f'DICOM-SEG calls object 2 "{"y" * 60} (2)"', 'DICOM-SEG calls object 3 "lobe upper"'
+    assert [line.split(", since its name does not fit")[0] for line in told] == [cut, plain]
 
 
 @pytest.mark.parametrize("overlap", [True, False])

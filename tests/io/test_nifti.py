@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, GeometryError, InputError, ResourceError
+from medical_sam2.io.voxels import grid_distance
 from medical_sam2.volume import Volume
 
 ARRAY = np.random.default_rng(0).integers(-500, 900, (4, 5, 6)).astype(np.int16)
@@ -327,6 +329,21 @@ def test_labels_of_one_slice_or_of_a_time_point_have_three_dimensions(tmp_path: 
         volume = io.load(tmp_path / "a.nii", frame=1 if len(shape) == 4 else None)
         io.save((volume.array > 900).astype(np.uint8), tmp_path / "b.nii", volume)
         assert nib.load(tmp_path / "b.nii").shape == shape[:3]
+
+
+@pytest.mark.parametrize(("origin", "wide"), [(120.3, False), (333333.3, True)])
+def test_labels_beside_another_format_lie_where_the_image_lies(tmp_path: Path, origin: float, wide: bool) -> None:
+    affine = np.diag([0.7, 0.7, 2.5, 1.0])
+    affine[:3, :3] = Rotation.from_euler("z", 0.3).as_matrix() @ affine[:3, :3]
+    affine[0, 3] = origin
+    volume = Volume(np.arange(60, dtype=np.int16).reshape(3, 4, 5), affine)
+    io.save(volume.array, tmp_path / "image.nrrd", volume)
+    image = io.load(tmp_path / "image.nrrd")
+    io.save((image.array > 30).astype(np.uint8), tmp_path / "labels.nii.gz", image)
+    read = io.load_labels(tmp_path / "labels.nii.gz", like=image)
+    assert (read.array == (image.array > 30)).all()
+    assert grid_distance(read.affine, image.affine, image.shape) < 5e-4
+    assert isinstance(nib.load(tmp_path / "labels.nii.gz"), nib.Nifti2Image) == wide
 
 
 @pytest.mark.parametrize("further", [(1,), (1, 1)])

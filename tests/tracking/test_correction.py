@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medical_sam2.errors import GeometryError, PromptError
+from medical_sam2.errors import ConfigError, GeometryError, PromptError
 from medical_sam2.metrics import dice
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.segmenter import Segmenter
@@ -271,6 +271,11 @@ def test_what_cannot_be_corrected_is_refused() -> None:
     no = Point((4, 5, 20), positive=False)
     with pytest.raises(PromptError, match="object 7 has negative clicks only"):
         correct(volume, [replace(no, object=7)], truth)
+    with pytest.raises(PromptError, match="object 1 has negative clicks only, and is none of the earlier result's: 255"):
+        correct(volume, [no], (truth == 1) * np.uint8(255))
+    for idle in ({"islands": True}, {"every_slice": True}):
+        with pytest.raises(ConfigError, match="change nothing"):
+            correct(volume, [Point((4, 5, 20))], truth, **idle)
     with pytest.raises(PromptError, match="on a slice where it is not"):
         correct(volume, [no], np.where(np.arange(LONG) < 20, truth, 0))
     with pytest.raises(GeometryError, match="the earlier result has shape"):

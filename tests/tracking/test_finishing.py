@@ -258,3 +258,8 @@ def test_words_of_the_command_line() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             FinishingSettings(**words).steps([1, 3], {1: "liver"})  # type: ignore[arg-type]
+
+
+def test_a_number_is_that_of_an_object_whatever_another_one_is_called() -> None:
+    steps = FinishingSettings(grow=("2=1", "liver=3")).steps([1, 2, 3], {1: "2", 2: "1", 3: "liver"})
+    assert steps == {2: FinishingSteps(grow_mm=1), 3: FinishingSteps(grow_mm=3)}

@@ -218,13 +218,9 @@ def check_overlap(outputs: OutputOptions) -> None:
         raise ConfigError(f"--overlap: {format.name} holds one object at each voxel", remedy, subject=outputs.output)
 
 
-def name_notes(outputs: OutputOptions, names: Mapping[int, str]) -> list[str]:
+def describe_changed_names(outputs: OutputOptions, names: Mapping[int, str]) -> list[str]:
     """A line for each name that the format of the labels cannot hold as it is."""
-    format = registry.writer_of(outputs.output, outputs.format)
-    return [
-        f'{format.name} calls object {label} "{written}", since its name does not fit; the whole name is in its description'
-        for label, written in format.changed_names(names).items()
-    ]
+    return registry.writer_of(outputs.output, outputs.format).describe_changed_names(names)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -341,7 +337,9 @@ def write(
     ]
     absent += _describe_left(outputs, {Path(file) for file in list_outputs(outputs, objects, found)})
     held = outputs.label_table is not None and outputs.label_table not in done.failed
-    done.notes = [*absent, *(note for note in done.notes if not (held and isinstance(note, registry.TableNote)))]
+    told = describe_changed_names(outputs, found.names)  # before anything was computed
+    table = {note for note in done.notes if isinstance(note, registry.TableNote)}
+    done.notes = [*absent, *(note for note in done.notes if note not in told and not (held and note in table))]
     return done
 
 

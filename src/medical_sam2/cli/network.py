@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from medical_sam2.batch import WITHOUT_EFFECT, LabelMapRecord, hash_content, hash_files, hash_weights
-from medical_sam2.cli.files import OutputOptions, name_notes
+from medical_sam2.cli.files import OutputOptions, describe_changed_names
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import SetPrompts
 from medical_sam2.cli.report import describe_run, print_warnings
@@ -138,7 +138,7 @@ def plan(
     """
     window = choose_window(volume, options.window)
     tracked = VolumePlan.of(volume, named.prompts, options.views, None if earlier is None else earlier.array)
-    notes = (*tracked.tracking.warnings, *name_notes(outputs, named.names), *named.notes)
+    notes = (*tracked.tracking.warnings, *describe_changed_names(outputs, named.names), *named.notes)
     warnings = [*_empty_slices(tracked), *notes]
     warnings += warn_without_outlines(named.prompts, options.adapt)
     one_view = all(len(group.views) == 1 for group in tracked.tracking.groups)

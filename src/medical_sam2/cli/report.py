@@ -4,7 +4,7 @@ import json as json_format
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from heapq import heappush, heappushpop
 from pathlib import Path
@@ -177,19 +177,23 @@ def dry_run_text(report: Mapping[str, Any], plan: "RunPlan") -> str:
 
 def describe_result(volume: Volume, found: Segmentation, warnings: Sequence[str]) -> dict[str, Any]:
     """What came out, for the report: objects (also those that were not found), windows, slices to review first."""
+    objects = _objects(volume, found)
     return {
-        "objects": _objects(volume, found),
+        "objects": objects,
         "windows": {str(label): _window(each) for label, each in found.windows.items()},
-        "look_here": _slices_to_review(volume, found),
+        "look_here": _slices_to_review(volume, found, {row["label"] for row in objects if not row["voxels"]}),
         "warnings": list(dict.fromkeys(map(spell_options, [*volume.warnings, *warnings, *found.warnings]))),
     }
 
 
-def _slices_to_review(volume: Volume, found: Segmentation) -> list[dict[str, Any]]:
-    """Each slice once, as sure as the least sure view of it: a direction and its reverse may both mark it."""
+def _slices_to_review(volume: Volume, found: Segmentation, empty: Container[int]) -> list[dict[str, Any]]:
+    """Each slice once, as sure as the least sure view of it: a direction and its reverse may both mark it.
+
+    What was tracked of an object that finishing left empty is not in the result, and is not reviewed.
+    """
     places = dict[tuple[int, str, int], float]()
     for row in found.confidence:
-        if row.look_here:
+        if row.look_here and not (row.area_px and row.object in empty):
             place = row.object, "ijk"[View(row.view).order(volume.orientation)[0]], row.slice
             places[place] = min(row.confidence, places.get(place, row.confidence))
     return [

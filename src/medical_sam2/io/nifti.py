@@ -20,7 +20,7 @@ from medical_sam2.io import atomic, voxels
 from medical_sam2.io.atomic import EFFORT
 from medical_sam2.io.registry import Form, Loaded, Options
 from medical_sam2.io.safe_open import Content, open_content
-from medical_sam2.io.voxels import grid_distance, is_sheared, shear_warning, size_warning
+from medical_sam2.io.voxels import SAME_MM, grid_distance, is_sheared, shear_warning, size_warning
 from medical_sam2.volume import Volume, axis_codes, check_affine
 
 COMPLEX = {32, 1792, 2048}
@@ -248,10 +248,12 @@ def _container_notes(path: Path, head: Content) -> list[str]:
 def save(array: NDArray[Any], path: Path, like: Volume) -> None:
     """Write an array in the grid of `like`; with `like` from a NIfTI file, its forms are repeated bit for bit.
 
+    NIfTI-1 has an affine in single precision. Where that would move a voxel (of another format, far from the scanner's centre),
+    or an axis is too long for it, the file is NIfTI-2.
     Of a file in 2D the file has the two dimensions, too, and of one with further axes of a single entry these axes.
     """
     origin = like.origin if isinstance(like, Loaded) and isinstance(like.origin, NiftiOrigin) else None
-    wide = isinstance(origin.header, Nifti2Header) if origin else False
+    wide = isinstance(origin.header, Nifti2Header) if origin else _moved_by_rounding(like) > SAME_MM / 2
     header = Nifti2Header() if wide or max(array.shape) > 32767 else Nifti1Header()
     header.set_data_dtype(array.dtype)
     header.set_data_shape(_stored_shape(array, origin.header if origin else None))
@@ -261,6 +263,11 @@ def save(array: NDArray[Any], path: Path, like: Volume) -> None:
         out.write(header.binaryblock + bytes(4))
         for k in range(array.shape[2]):
             out.write(array[:, :, k].astype(header.get_data_dtype(), copy=False).tobytes(order="F"))
+
+
+def _moved_by_rounding(like: Volume) -> float:
+    """How far a voxel moves, in mm, where the affine is kept in single precision."""
+    return grid_distance(like.affine.astype(np.float32).astype(np.float64), like.affine, like.shape)
 
 
 def _stored_shape(array: NDArray[Any], source: Header | None) -> tuple[int, ...]:

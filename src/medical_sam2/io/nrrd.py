@@ -239,6 +239,11 @@ def save_segments(found: Segmentation, path: Path, like: Volume) -> None:
     _write(layers, path, like, (*lines, *SEGMENTATION))
 
 
+def segment_names(names: Mapping[int, str]) -> dict[int, str]:
+    """Label → name as a segment has it: on one line."""
+    return {label: " ".join(name.split()) for label, name in names.items()}
+
+
 def _escaped(text: str) -> str:
     """One line, with backslashes as the format wants them."""
     return " ".join(text.replace("\\", "\\\\").split())

@@ -39,7 +39,7 @@ HEAD = 600
 
 
 class TableNote(str):
-    """A line that says which of names and colours a file does not hold: those that a table of labels beside it has."""
+    """A line that says which of names and colours a file does not hold as they are: a table of labels beside it does."""
 
     __slots__ = ()
 
@@ -177,10 +177,11 @@ class Format:
         if self.check:
             _function(self.check)(like, path)
 
-    def changed_names(self, names: Mapping[int, str]) -> dict[int, str]:
-        """Label → name as it is written, of those that do not fit as they are."""
-        written = _function(self.renames)(names) if self.renames else names
-        return {label: written[label] for label, name in names.items() if written[label] != name}
+    def describe_changed_names(self, names: Mapping[int, str]) -> list[str]:
+        """A line for each name that does not fit as it is."""
+        written = _function(self.renames)(names).items() if self.renames else ()
+        why = "since its name does not fit" + "; the whole name is in its description" * (self in OF_A_SERIES)
+        return [f'{self.name} calls object {label} "{name}", {why}' for label, name in written if name != names[label]]
 
     def annotate(self, images: Iterable[Any], names: Mapping[int, str]) -> bytes:
         """The content of a file with these annotated images, or with this one."""
@@ -212,6 +213,7 @@ class Format:
         held = {"names": found.names, "colours": found.colours, "probability": found.probability}
         lost = [what for what, given in held.items() if given and (what not in self.carries or what == "probability")]
         notes = [TableNote(f"{path.name} does not hold {' and '.join(lost)}")] if lost else []
+        notes += map(TableNote, self.describe_changed_names(found.names))
         if self.exporter:
             return [*notes, *(_function(self.exporter)(found, path, like) or ())]
         return [*notes, *self.write(found.labels, path, like, found.names)]
@@ -315,6 +317,7 @@ SLICER = Format(
     (".seg.nrrd",),
     written=(".seg.nrrd",),
     exporter="medical_sam2.io.nrrd:save_segments",
+    renames="medical_sam2.io.nrrd:segment_names",
     carries=SEGMENTS,
 )
 _mesh = partial(Format, check="medical_sam2.io.meshes:check", listed="mesh")
@@ -327,13 +330,7 @@ PLY = replace(
     exporter="medical_sam2.io.meshes:save_ply",
     carries=WHOLE | {"colours"},
 )
-OBJ = _mesh(
-    "OBJ",
-    (".obj",),
-    written=(".obj",),
-    exporter="medical_sam2.io.meshes:save_obj",
-    carries=WHOLE | NAMED,
-)
+OBJ = _mesh("OBJ", (".obj",), written=(".obj",), exporter="medical_sam2.io.meshes:save_obj", carries=WHOLE | NAMED)
 _picture = partial(Format, kind="picture", reader="medical_sam2.io.images:read", carries=COLOURED, dimensions=(2,))
 PNG = _picture("PNG", (".png",), matches=begins(b"\x89PNG\r\n\x1a\n"), written=(".png",))
 JPEG = _picture("JPEG", (".jpg", ".jpeg"), matches=begins(b"\xff\xd8\xff"))

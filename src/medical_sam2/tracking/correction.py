@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptError
+from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptError, list_first
 from medical_sam2.intensity_window import Window, named_window
 from medical_sam2.io.labels import integers
 from medical_sam2.io.voxels import SAME_MM, grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, is_solid_box, voxel_of
-from medical_sam2.strokes import only_takes_away
+from medical_sam2.strokes import only_takes_away, says_where
 from medical_sam2.tracking.frame_order import FrameOrder, FrameTime
 from medical_sam2.tracking.frames import Region, around_all, box_of, clicked_boxes, pixels_of, prompt_extent, region_for
 from medical_sam2.tracking.limits import hold_settled
@@ -79,12 +79,29 @@ def _earlier_labels(earlier: object, volume: Volume) -> NDArray[np.unsignedinteg
     return integers(labels, "earlier")
 
 
-def check_correction(earlier: NDArray[np.unsignedinteger] | None, *, maps: bool, several: bool) -> None:
-    """Refuse what a correction cannot make; raises ConfigError."""
+def check_correction(
+    earlier: NDArray[np.unsignedinteger] | None, prompts: Sequence[Prompt], several: object, *, maps: bool, idle: bool
+) -> None:
+    """Refuse what a correction cannot make.
+
+    Raises:
+        ConfigError: of maps, or of objects that overlap; or with settings that change nothing in it.
+        PromptError: clicks that only take away from an object that the earlier result does not have.
+    """
     if earlier is None:
         return
+    for label in sorted({prompt.object for prompt in prompts}):
+        where = any(says_where(prompt) for prompt in prompts if prompt.object == label)
+        if not where and not (earlier == label).any() and (there := [*filter(None, np.unique(earlier).tolist())]):
+            problem = f"object {label} has negative clicks only, and is none of the earlier result's: {list_first(there)}"
+            raise PromptError(problem, "say of which one each prompt is, object=…")
     if maps:
         raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
+    if idle:
+        problem = (
+            "`islands` and `every_slice` change nothing: a correction is tracked slice by slice in the plane of its prompts"
+        )
+        raise ConfigError(problem, "leave them out, or `earlier`")
     if several:
         raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
 

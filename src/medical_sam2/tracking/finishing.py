@@ -172,7 +172,8 @@ def _who_and_number(option: str, word: str) -> tuple[str | None, float]:
 
 
 def _meant(who: str | None, labels: Sequence[int], names: Mapping[int, str]) -> list[int]:
-    return [label for label in labels if who is None or who in (str(label), names.get(label))]
+    named = [label for label in labels if who == str(label)]  # a number is an object's, whatever another one is called
+    return named or [label for label in labels if who is None or who == names.get(label)]
 
 
 def _parse_words(option: str, words: Sequence[str]) -> list[tuple[str, str | None, float]]:
