@@ -136,3 +136,17 @@ def test_nothing_of_an_object_that_finishing_left_empty_is_to_be_reviewed(
     assert workspace.done(*CLICK, "--views", "one", output="a.nii.gz")["look_here"]
     report = workspace.done(*CLICK, "--views", "one", "--min-volume", "100", output="b.nii.gz")
     assert (report["objects"][0]["voxels"], report["look_here"]) == (0, [])
+
+
+def test_a_dry_run_tells_between_which_slices_an_object_is_looked_for(workspace: Workspace) -> None:
+    _, out, _ = workspace.run(*BOX, "--dry-run")
+    assert "looked for on slices 8 to 17 of axis i, 6 to 15 of axis j, 1 to 4 of axis k alone" in out
+    _, out, _ = workspace.run(*CLICK, "--dry-run")
+    assert "looked for on slices" not in out
+
+
+def test_a_box_in_millimetres_that_two_slices_hold_is_told(workspace: Workspace) -> None:
+    told = "object 1: its box reaches from slice 3 to 4 of axis k and is one in 3D"
+    for z, expected in ((-34, True), (-37, False), (-30, False)):
+        report = workspace.done("--mm", "--box", "24", "18", "-38", "6", "0", str(z), "--dry-run", output=f"{-z}.nii.gz")
+        assert any(line.startswith(told) for line in report["warnings"]) == expected

@@ -14,7 +14,7 @@ from medical_sam2.cli.prompts import PromptOptions, SetPromptOptions, set_prompt
 from medical_sam2.errors import AmbiguousError, ConfigError, PromptError
 from medical_sam2.io.image_folder import ImageFolder, open_folder
 from medical_sam2.volume import Volume
-from tests.cli.conftest import AFFINE, SHAPE, Workspace
+from tests.cli.conftest import AFFINE, SHAPE, SetWorkspace, Workspace
 from tests.io.making import Series
 from tests.io.test_nrrd_segments import BOTH, IMAGE, LESION, LIVER, write
 
@@ -141,3 +141,13 @@ def test_what_is_odd_about_contours_is_told_once(workspace: Workspace) -> None:
         assert code == 0, err
         assert err.splitlines().count(f"warning: {told}") == 1
     assert MaskFile(Path("o.rtstruct.dcm")).read(io.load("series")).notes == (told,)
+
+
+def test_a_mask_drawn_on_an_image_as_viewers_turn_it_is_refused_with_the_reason(set_workspace: SetWorkspace) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open("set/a.png")
+    image.save("set/a.png", exif=exif)
+    Image.fromarray(np.full(image.size, 255, np.uint8)).save("seen.png")  # rows and columns as a viewer shows them
+    said = set_workspace.refused("--template", "a.png", "--mask", "seen.png")
+    assert "viewers turn that image (EXIF orientation 6), and its pixels are taken as they are stored" in said

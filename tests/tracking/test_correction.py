@@ -266,6 +266,13 @@ def test_progress_ends_at_its_total() -> None:
     assert all(each.done <= each.total for each in told)
 
 
+def test_two_boxes_in_3d_of_one_object_are_refused() -> None:
+    volume, _ = column()
+    boxes = [Box((2, 3, 10), (6, 7, 30)), Box((2, 3, 20), (6, 7, 35))]
+    with pytest.raises(PromptError, match="object 1 has two boxes in 3D"):
+        segmenter().segment_volume(volume, boxes, window="0,1")
+
+
 def test_what_cannot_be_corrected_is_refused() -> None:
     volume, truth = column()
     no = Point((4, 5, 20), positive=False)

@@ -406,7 +406,12 @@ class _SetReader:
             if numbers.shape != shape:
                 sizes = [f"{width} × {height} pixels" for height, width in (numbers.shape, shape)]
                 name = self.images.entries[place].name
-                raise PromptError(f"it has {sizes[0]}, the image {name} {sizes[1]}", "give a mask of that size", subject=file)
+                turned = (
+                    f"viewers turn that image (EXIF orientation {image.turned}), and its pixels are taken as they are stored: "
+                )
+                remedy = "save it as it is seen, without that orientation, or outline its pixels as stored"
+                remedy = turned + remedy if image.turned != 1 else "give a mask of that size"
+                raise PromptError(f"it has {sizes[0]}, the image {name} {sizes[1]}", remedy, subject=file)
             return outlines(numbers, rule, lossy=is_lossy(file))
 
 

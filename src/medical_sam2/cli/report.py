@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from medical_sam2.cli.network import RunPlan
+    from medical_sam2.tracking.cropping import Crop
     from medical_sam2.tracking.frames import FrameDone
     from medical_sam2.tracking.image_set import ImageMask
+    from medical_sam2.tracking.limits import Limits
 
 PACKAGES = ("medical-sam2", "torch", "numpy")
 SET = "images"  # kind of a report that `medsam2 suggest` reads
@@ -164,6 +166,7 @@ def dry_run_text(report: Mapping[str, Any], plan: "RunPlan") -> str:
             places = sorted(plan.tracked.slice_index(group.view, t) for t in frames)
             slices = ", ".join(map(str, places))
             lines.append(f"object   {label}, prompted on slice {slices} of axis {'ijk'[axis]}; views: {views}")
+            lines += [f"         {text}" for text in _describe_within(group.limits.get(label), plan.tracked.crop)]
     weights = report["weights"]
     there = "loaded and checked" if weights["sha256"] else "not here: they would be fetched"
     lines += [
@@ -173,6 +176,19 @@ def dry_run_text(report: Mapping[str, Any], plan: "RunPlan") -> str:
         f"memory   about {megabytes(plan.bytes)}",
     ]
     return "\n".join([*lines, *(f"would write {path}" for path in report["files"]), "nothing was computed"]) + "\n"
+
+
+def _describe_within(limits: "Limits | None", crop: "Crop") -> list[str]:
+    """Between which slices of the file an object is looked for, where that is not all of the volume."""
+    if limits is None:
+        return []
+    sides = zip("ijk", limits.within, crop.start, crop.volume.shape, strict=True)
+    cut = [
+        f"{side.start + start} to {side.stop - 1 + start} of axis {axis}"
+        for axis, side, start, size in sides
+        if (side.start, side.stop) != (0, size)
+    ]
+    return [f"looked for on slices {', '.join(cut)} alone"] if cut else []
 
 
 def describe_result(volume: Volume, found: Segmentation, warnings: Sequence[str]) -> dict[str, Any]:

@@ -88,7 +88,19 @@ class Places:
         Raises:
             PromptError: it lies outside of the image, or has no area.
         """
-        return Box(self._index("box", numbers[:3]), self._index("box", numbers[3:]), object, positive)
+        box = Box(self._index("box", numbers[:3]), self._index("box", numbers[3:]), object, positive)
+        if self.unit == "mm" and is_solid_box(box):
+            self._note_thin(box)
+        return box
+
+    def _note_thin(self, box: Box) -> None:
+        """Tell of a box in 3D that two slices hold: millimetres of one slice fall on two where the axes are oblique."""
+        for axis, side in zip(LETTERS, box.slices, strict=True):
+            if side.stop - side.start == 2:
+                reach = f"from slice {side.start} to {side.start + 1} of axis {axis}"
+                what = f"object {box.object}: its box reaches {reach} and is one in 3D"
+                self.notes.append(f"{what}: nothing is looked for outside of it; for a box on one slice give voxels")
+                return
 
     def along(self, what: str, numbers: Sequence[float]) -> tuple[Index, ...]:
         """Place after place of something drawn, three numbers each; raises PromptError if one lies outside of the image."""

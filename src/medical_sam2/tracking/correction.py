@@ -21,6 +21,7 @@ from scipy import ndimage
 from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptError, list_first
 from medical_sam2.intensity_window import Window, named_window
 from medical_sam2.io.labels import integers
+from medical_sam2.io.prompt_file import check_limits_given_once
 from medical_sam2.io.voxels import SAME_MM, grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, is_solid_box, voxel_of
@@ -49,7 +50,7 @@ def read_request(
         InputError: the image is no volume or, unless its window is given in numbers, holds one value only; an earlier result
             is none.
         GeometryError: the earlier result lies in another grid.
-        PromptError: what is no prompt; a name of an object that nobody prompts.
+        PromptError: what is no prompt; two boxes in 3D of one object; a name of an object that nobody prompts.
         ConfigError: names that are none; no such window; objects of the earlier result overlap.
     """
     require_volume(volume)
@@ -57,6 +58,7 @@ def read_request(
     if isinstance(window, str) and "," not in window:  # in numbers it may be that of a whole, of which this is a part
         refuse_blank(volume)
     listed, called = listed_prompts(prompts), names or (earlier.names if isinstance(earlier, Segmentation) else {})
+    check_limits_given_once(listed)
     check_named(called, {prompt.object for prompt in listed} if earlier is None else called)
     return listed, _earlier_labels(earlier, volume), called
 
