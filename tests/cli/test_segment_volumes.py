@@ -357,3 +357,14 @@ def test_the_same_in_this_process(workspace: Workspace, words: list[str]) -> Non
     run = BatchRun(find_cases(Path("t.csv")).cases, Path("out"), settings)
     assert [each.case for each in run.outline(run_here)] == ["p0", "p1", "p2"]
     assert left(Path("out")) == left(Path("whole"))
+
+
+def test_label_maps_of_another_format_that_stay_are_told(workspace: Workspace, words: list[str]) -> None:
+    assert main(words) == 0
+    workspace.shown()
+    assert main([*words, "--overwrite", "--suffix", ".nrrd"]) == 0
+    told = "3 label maps are of an earlier run of these cases, under another name, and stay: p0.nii.gz, p1.nii.gz, p2.nii.gz"
+    assert told in workspace.shown()[1].splitlines()
+    assert Path("out/p1.nii.gz").exists()
+    assert main([*words, "--overwrite", "--suffix", ".nrrd"]) == 0
+    assert "of an earlier run" not in workspace.shown()[1]

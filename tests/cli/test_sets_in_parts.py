@@ -308,7 +308,7 @@ def test_objects_of_quite_another_size_are_told(set_workspace: SetWorkspace, rad
     assert not set_workspace.done(*words, "--overwrite")["warnings"]
     discs(radii)
     Path("set/e4.png").unlink()
-    assert not set_workspace.done(*words, "--overwrite")["warnings"]
+    assert set_workspace.done(*words, "--overwrite")["warnings"] == ["left as it is, maybe of an earlier run: e4.png"]
 
 
 def broken(weights: Path, tmp_path: Path) -> Path:
@@ -348,3 +348,11 @@ def test_where_nothing_was_left_to_do_nothing_is_said_of_memories(set_workspace:
     Path("set/d.png").write_bytes(Path("set/b.png").read_bytes()[:60])
     set_workspace.done(*A_MASK, code=2)
     assert not set_workspace.done(*A_MASK, "--skip-existing", code=2)["warnings"]
+
+
+def test_label_maps_of_images_that_are_gone_are_told(set_workspace: SetWorkspace) -> None:
+    assert set_workspace.done(*A_MASK)["warnings"] == []
+    Path("set/b.png").unlink()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("out/of_others.png")
+    told = "left as it is, maybe of an earlier run: b.png"
+    assert told in set_workspace.done(*A_MASK, "--overwrite")["warnings"]

@@ -260,6 +260,7 @@ class _SetRun:
             path
             for path in self.outputs.output.glob("*")
             if not stems.isdisjoint(accumulate(path.name.split("."), "{}.{}".format))
+            or (path.suffix == ".png" and path.is_file() and read_record(path) is not None)  # of an image that is gone
         )
         if left := [path.name for path in beside if path not in written]:
             lines.append(f"left as {'it is' if len(left) == 1 else 'they are'}, maybe of an earlier run: {list_first(left)}")

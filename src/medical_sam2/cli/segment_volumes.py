@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 
 from medical_sam2.batch import BatchSettings, TemplateFiles
 from medical_sam2.batch.cases import FoundCases, check_cases, find_cases, find_faulty_rows
-from medical_sam2.batch.outputs import join_names
+from medical_sam2.batch.outputs import join_names, load_outcome
 from medical_sam2.batch.table import Check
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import Reading, check_memory_for_libraries
@@ -303,10 +303,21 @@ def _print_found(found: FoundCases, run: "BatchRun") -> None:
         ("case", "have", "labels that were changed since (by hand?), which stay and are measured anew", run.by_hand),
         ("case", "are", "in the folder from earlier runs, with rows in the tables, not in least_sure.png", earlier),
         ("case", "are", "done again, as settings, weights, prompts or images were others", run.changed),
+        ("label map", "are", "of an earlier run of these cases, under another name, and stay", _superseded(run)),
     ):
         if names:
             told = f"{say_count(len(names), noun, verb)} {rest}: {list_first(names, MOST_SHOWN)}"
             report.print_note(plain(told))
+
+
+def _superseded(run: "BatchRun") -> tuple[str, ...]:
+    """Label maps of cases that are done again which lie elsewhere than the new ones will, as of another format."""
+    left: list[str] = []
+    for case in (job.case for job in run.todo):
+        before = load_outcome(case.name, run.folder)
+        if before and before.files and before.files[-1] != run.layout.labels(case, run.settings.suffix):
+            left.append(before.files[-1])
+    return tuple(left)
 
 
 def _find_failing(run: "BatchRun", grids: Mapping[str, Any], how: Options) -> dict[str, MedicalSam2Error]:
