@@ -165,6 +165,18 @@ def test_a_click_finds_a_thing_on_an_empty_background(noise: float) -> None:
     assert not found.warnings
 
 
+def test_where_the_network_is_unsure_of_a_box_it_is_told() -> None:
+    """Of a ball that fills the image, not of a small one."""
+    places = np.indices((128, 128, 10)) - np.array([64, 64, 5])[:, None, None, None]
+    noise = np.random.default_rng(0).normal(0, 8, (128, 128, 10))
+    for radius, unsure in ((60, True), (14, False)):
+        ball = np.linalg.norm(places, axis=0) <= radius
+        box = Box((64 - radius, 64 - radius, 5), (64 + radius, 64 + radius, 5))
+        found = network(256).segment_volume(Volume((40 + 80 * ball + noise).astype(np.float32), np.eye(4), "MR"), [box])
+        told = [line.partition(" (")[0] for line in found.warnings if "unsure" in line]
+        assert told == ["object 1: it is unsure what is meant in the box on slice 5 of axis k"] * unsure
+
+
 def test_where_the_network_is_unsure_of_a_click_it_is_told() -> None:
     """A ring, of which the network takes a part: an outline says what is meant."""
     down, across = np.indices((96, 96)) - np.array([44, 50])[:, None, None]

@@ -24,7 +24,7 @@ from medical_sam2.plugins import find, suggestion
 from medical_sam2.prompts import FramePrompt, Prompt
 from medical_sam2.strokes import apply_settled
 from medical_sam2.tracking.click_outline import OutlineJudge
-from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE, describe_unsure_clicks, describe_unsure_image
+from medical_sam2.tracking.confidence import SLICE_FEATURES, SLICES_FILE, describe_unsure_image, describe_unsure_prompts
 from medical_sam2.tracking.consensus import Gate
 from medical_sam2.tracking.correction import check_correction, correct_labels, read_request, take_out
 from medical_sam2.tracking.cropping import Crop, CroppedImages, VolumePlan
@@ -250,7 +250,7 @@ class Segmenter:
         """The result with all its warnings: some before its own, and those that are known once all is done."""
         late = [*describe_missed_points(result.maps, prompts), *describe_taken(earlier, result.labels, prompts)]
         if self.judge is not None and earlier is None:  # of weights without a judge nobody measured what confidence means
-            late += describe_unsure_clicks(axis_codes(result.affine), result.confidence, prompts)
+            late += describe_unsure_prompts(axis_codes(result.affine), result.confidence, prompts)
         return replace(result, warnings=(*first, *result.warnings, *late))
 
     def _track_windows(

@@ -45,6 +45,7 @@ FEW, TINY = 4, 16  # slices of an object, and voxels of it on the prompted ones,
 REACH = 2  # slices beside a corrected one that are expected to change with it
 MOST_SUGGESTED = 12
 UNSURE, UNSURE_IMAGE = 0.5, 0.3  # predicted IoU of what a click hit, below which people are told: in volumes, in sets
+UNSURE_BOX = 0.4  # the same of what was found in a box, in volumes
 
 
 @dataclass(frozen=True)
@@ -170,19 +171,22 @@ def describe_ends_in(volume: Volume, rows: Sequence[SliceConfidence], start_ijk:
     )
 
 
-def describe_unsure_clicks(axes: str, rows: Sequence[SliceConfidence], prompts: Sequence[Prompt]) -> list[str]:
-    """A line for each object of which there are clicks alone, and of whose answer on the clicked slices the network is unsure.
+def describe_unsure_prompts(axes: str, rows: Sequence[SliceConfidence], prompts: Sequence[Prompt]) -> list[str]:
+    """A line for each object of clicks and boxes alone of whose answer on the prompted slices the network is unsure.
 
-    Of such answers of `nano` most are wrong: neither a click nor a limit of slices says how large its object is.
+    Of such answers of `nano` most are wrong: neither a click nor a limit of slices says how large its object is, and a box
+    may hold several.
     """
-    drawn, found = {prompt.object for prompt in prompts if not isinstance(prompt, Point | SliceRange)}, list[str]()
+    drawn, found = {prompt.object for prompt in prompts if not isinstance(prompt, Point | SliceRange | Box)}, list[str]()
+    boxed = {prompt.object for prompt in prompts if isinstance(prompt, Box) and prompt.positive}
     for label in sorted({prompt.object for prompt in prompts} - drawn):
         surest = max(
             (row for row in rows if row.object == label and row.prompted), key=lambda row: row.confidence, default=None
         )
-        if surest is not None and 0 < surest.confidence < UNSURE:
+        if surest is not None and 0 < surest.confidence < (UNSURE_BOX if label in boxed else UNSURE):
             axis = "ijk"[View(surest.view).order(axes)[0]]
-            found.append(_describe_unsure(label, surest.confidence, f" on slice {surest.slice} of axis {axis}"))
+            where = f" on slice {surest.slice} of axis {axis}"
+            found.append(_describe_unsure(label, surest.confidence, where, boxed=label in boxed))
     return found
 
 
@@ -192,9 +196,9 @@ def describe_unsure_image(sure: Mapping[int, float], prompts: Mapping[int, Frame
     return [_describe_unsure(label, sure[label]) for label in plain if 0 < sure.get(label, 1.0) < UNSURE_IMAGE]
 
 
-def _describe_unsure(label: int, confidence: float, where: str = "") -> str:
-    shown = f"(confidence {confidence:.2f})"
-    return f"object {label}: it is unsure what the click means{where} {shown}: look there, or draw a box or an outline"
+def _describe_unsure(label: int, confidence: float, where: str = "", *, boxed: bool = False) -> str:
+    what, more = ("is meant in the box", "an outline") if boxed else ("the click means", "a box or an outline")
+    return f"object {label}: it is unsure what {what}{where} (confidence {confidence:.2f}): look there, or draw {more}"
 
 
 def describe_early_ends(
