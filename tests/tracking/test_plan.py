@@ -189,6 +189,21 @@ def test_an_outline_that_is_next_to_nothing_beside_the_next_one_is_told() -> Non
     assert not plan_tracking(volume(), [Mask(drawn, axis=2)], "one").warnings
 
 
+def test_a_part_of_a_few_pixels_far_from_the_rest_of_an_outline_is_told() -> None:
+    drawn = np.zeros((40, 50, 60), bool)
+    drawn[18:28, 20:32, 29] = True
+    drawn[20, 40, 29] = True  # a pixel nearby may be meant
+    assert not plan_tracking(volume(), [Mask(drawn, axis=2)], "one").warnings
+    drawn[2, 2, 29] = True
+    (warning,) = plan_tracking(volume(), [Mask(drawn, axis=2)], "one").warnings
+    assert warning == (
+        "object 1 has a part of few pixels far from the rest of its outline on axial slice 29: "
+        "clear it if that was a slip of the brush"
+    )
+    drawn[2:12, 2:12, 29] = True  # no few pixels
+    assert not plan_tracking(volume(), [Mask(drawn, axis=2)], "one").warnings
+
+
 def test_an_outline_of_one_pixel_is_said_to_be_no_click() -> None:
     """Of an object that is larger elsewhere it is where it ends."""
     one, more = np.zeros((40, 50, 60), bool), np.zeros((40, 50, 60), bool)

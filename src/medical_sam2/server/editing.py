@@ -27,8 +27,8 @@ from medical_sam2.server.segmentation import (
     draw_label,
 )
 from medical_sam2.server.state import Gesture, State, Structure, default_colour, told_of_others
-from medical_sam2.tracking.finishing import FinishingSteps, fill_holes, finish, load_ndimage
-from medical_sam2.tracking.limits import limits_of
+from medical_sam2.tracking.finishing import FinishingSteps, fill_holes, finish
+from medical_sam2.tracking.limits import limits_of, load_ndimage
 from medical_sam2.tracking.plan import array_axis, primary_view
 from medical_sam2.volume import Segmentation
 

@@ -37,8 +37,7 @@ from medical_sam2.strokes import (
     lasso_prompt,
     scribble_prompt,
 )
-from medical_sam2.tracking.finishing import load_ndimage
-from medical_sam2.tracking.limits import last_words
+from medical_sam2.tracking.limits import last_words, load_ndimage
 from medical_sam2.tracking.plan import PLANES, array_axis, primary_view, voxel_at
 from medical_sam2.volume import SliceConfidence, Volume
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite
 from numbers import Real
-from types import ModuleType
 from typing import cast
 
 import numpy as np
@@ -25,7 +24,7 @@ from medical_sam2.errors import ConfigError, read_number, say_count
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.prompts import Box, Mask, Prompt, check_object
 from medical_sam2.strokes import Lasso, says_where
-from medical_sam2.tracking.limits import Limits, give_back, labels_before, touched_voxels
+from medical_sam2.tracking.limits import Limits, give_back, labels_before, load_ndimage, touched_voxels
 from medical_sam2.volume import Segmentation, add_to_layers, reassign, require_segmentation
 
 KEPT = 0.02  # share of its volume that smoothing may change without a word
@@ -420,13 +419,6 @@ def _slices_of(prompt: Mask | Lasso, shape: Sequence[int]) -> Iterator[tuple[int
     axis = min(planes) if len(planes) == 1 or isinstance(prompt, Lasso) else 2
     drawn = np.argwhere(prompt.array_ijk) if isinstance(prompt, Mask) else prompt.region(shape, axis)
     yield from ((axis, index) for index in np.unique(drawn[:, axis]).tolist())
-
-
-def load_ndimage() -> ModuleType:
-    """scipy.ndimage, loaded when it is used: its libraries wait for ever where memory is short, which is looked at before."""
-    from scipy import ndimage
-
-    return ndimage
 
 
 def remove_islands(labels: NDArray[np.unsignedinteger], prompts: Sequence[Prompt]) -> list[str]:

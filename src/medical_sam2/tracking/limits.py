@@ -9,6 +9,7 @@ Shapes: I J K voxels, H W pixels of an image.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
@@ -461,3 +462,10 @@ def redraw(stack_thw: NDArray[np.unsignedinteger], label: int, prompts: Mapping[
 def voxel_within(index: float, size: int) -> int:
     """The voxel of an index, the last one where it rounds beyond."""
     return min(max(0, round(index)), size - 1)
+
+
+def load_ndimage() -> ModuleType:
+    """scipy.ndimage, loaded when it is used: its libraries wait for ever where memory is short, which is looked at before."""
+    from scipy import ndimage
+
+    return ndimage

@@ -16,7 +16,7 @@ from medical_sam2.intensity_window import BLANK, Window, Windows, is_blank
 from medical_sam2.io.labels import labels_in
 from medical_sam2.prompts import FramePrompt, Mask, Point, Prompt, check_object, intensities, is_solid_box, split_planes
 from medical_sam2.strokes import Brush, Lasso, Scribble, SliceRange, joins_outlines, only_takes_away, says_where
-from medical_sam2.tracking.limits import Limits, check_agreement, limits_of
+from medical_sam2.tracking.limits import Limits, check_agreement, limits_of, load_ndimage
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume, check_names
 
@@ -138,9 +138,29 @@ def _describe_slips(volume: Volume, group: Group) -> Iterator[str]:
                     f"object {label} is outlined by {say_count(area, 'pixel')} on {where}, and by {beside} on the next one: "
                     "clear it if that was a slip of the brush, or outline it there"
                 )
+        if strays := [t for t in sorted(areas) if (mask := frames[t].mask_hw) is not None and _has_stray_part(mask)]:
+            where = _slice_name(volume, group.view, strays[0]) + (f" and {len(strays) - 1} more" if len(strays) > 1 else "")
+            told = f"object {label} has a part of few pixels far from the rest of its outline on {where}"
+            yield f"{told}: clear it if that was a slip of the brush"
         # of an object that ends on a slice one pixel may be left there; one that is nowhere larger was clicked at
         if areas.keys() == frames.keys() and set(areas.values()) == {1}:
             yield f"object {label} is outlined by a single pixel, and is expected to be as small: give a point if that is meant"
+
+
+def _has_stray_part(mask_hw: NDArray[np.bool_]) -> bool:
+    """Whether a part of an outline (H, W) is tiny beside the largest one, and farther from it than that one is wide."""
+    parts, count = cast("tuple[NDArray[np.int32], int]", load_ndimage().label(mask_hw, np.ones((3, 3), bool)))
+    if count < 2:
+        return False
+    areas = np.bincount(parts.ravel())[1:]
+    largest = int(areas.argmax()) + 1
+    rows, columns = np.nonzero(parts == largest)
+    low, high = np.array([rows.min(), columns.min()]), np.array([rows.max(), columns.max()])
+    for number in np.flatnonzero(areas < SLIP * areas.max()) + 1:
+        place = np.argwhere(parts == number).mean(axis=0)
+        if np.maximum(low - place, place - high).max() > (high - low).max() + 1:
+            return True
+    return False
 
 
 def grouped(

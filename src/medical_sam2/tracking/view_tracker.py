@@ -21,11 +21,10 @@ from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank, cosin
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
-from medical_sam2.tracking.finishing import load_ndimage
 from medical_sam2.tracking.frame_order import LONGEST_STEP, FrameOrder, FrameTime, OutwardOrder, PassEnds, TrackingResult
 from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, answer_clicks, grow_region
 from medical_sam2.tracking.fusion import Agreement, Fusion, expect_between, find_start
-from medical_sam2.tracking.limits import Limits
+from medical_sam2.tracking.limits import Limits, load_ndimage
 from medical_sam2.tracking.plan import gaps_between
 from medical_sam2.views import View
 from medical_sam2.volume import Volume

@@ -16,7 +16,7 @@ from PIL import Image
 from medical_sam2.data.cases import Pixel
 from medical_sam2.errors import FormatError
 from medical_sam2.intensity_window import PERCENTILES, Window
-from medical_sam2.tracking.finishing import load_ndimage
+from medical_sam2.tracking.limits import load_ndimage
 from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, View
 from medical_sam2.volume import Volume, bounding_box
 
