@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from medical_sam2.server.segmentation import SessionImageSet
+from medical_sam2.server.editing import tell_outlined_anew
+from medical_sam2.server.segmentation import SessionImageSet, SessionResult
+from medical_sam2.server.state import Gesture, ResultRecord, State, Structure
+from medical_sam2.volume import SliceConfidence
 from tests.server.conftest import Served
 from tests.server.test_editing import Edited
 
@@ -396,3 +400,23 @@ def test_files_of_a_set_are_called_by_the_files_that_were_chosen(served: Served,
     assert all((mask == other).all() for mask, other in zip(found, served.store.get(id).result().labels, strict=True))
     coco = served.http.get(f"/api/sessions/{id}/download/coco.json").json()
     assert [each["file_name"] for each in coco["images"]] == names
+
+
+def test_an_image_that_others_have_outlined_anew_is_told() -> None:
+    def result(left: int, *, second: bool) -> SessionResult:
+        labels = tuple(patch(10, 30, side, 30).astype(np.uint8) for side in (left, 10))
+        rows = (
+            SliceConfidence(1, "image", 0, 0.9, 400, prompted=True),
+            SliceConfidence(1, "image", 1, 0.9, 400, prompted=second),
+        )
+        return SessionResult(labels, rows)
+
+    click = Gesture(1, 1, "image", 0, "points", ((12.0, 12.0),), (True,))
+    box = Gesture(2, 1, "image", 1, "box", ((10.0, 10.0), (29.0, 29.0)))
+    state = State((Structure(1, "cell", "#ff0000"),), (click, box), ResultRecord(1, frozenset({1}), frozenset({1})))
+    before = result(10, second=False)
+    told = "image 1: object 1 was outlined anew, as other images show what is meant"
+    assert tell_outlined_anew(state, before, result(20, second=True)).warnings == (told,)
+    assert tell_outlined_anew(state, before, result(11, second=True)).warnings == ()
+    again = replace(state, gestures=(click, box, replace(click, id=3)))  # who points there sees it
+    assert tell_outlined_anew(again, before, result(20, second=True)).warnings == ()

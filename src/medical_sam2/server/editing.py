@@ -18,6 +18,7 @@ from medical_sam2.errors import list_first, say_count
 from medical_sam2.server import InvalidRequest
 from medical_sam2.server.gestures import answer_mask, clicks_inside
 from medical_sam2.server.segmentation import (
+    IMAGE,
     Frame,
     LabelMaps,
     SessionImage,
@@ -27,6 +28,7 @@ from medical_sam2.server.segmentation import (
     draw_label,
 )
 from medical_sam2.server.state import Gesture, State, Structure, default_colour, told_of_others
+from medical_sam2.tracking.confidence import dice_of
 from medical_sam2.tracking.finishing import FinishingSteps, fill_holes, finish
 from medical_sam2.tracking.limits import limits_of, load_ndimage
 from medical_sam2.tracking.plan import array_axis, primary_view
@@ -34,6 +36,7 @@ from medical_sam2.volume import Segmentation
 
 MOST_LABEL = 255
 MOST_PARTS = 16
+ALIKE = 0.9  # Dice of an image's outline and that of before, from which on it is the same to whoever looks
 USUAL = re.compile(r"structure \d+")  # names that nobody gave
 
 
@@ -243,6 +246,20 @@ def keep_settled(before: SessionResult, shown: LabelMaps, after: SessionResult, 
         labels.append(np.where(np.isin(old, list(settled)), old, free))
     rows = [row for row in before.rows if row.object in settled]
     return replace(after, labels=tuple(labels), rows=(*rows, *(row for row in after.rows if row.object not in settled)))
+
+
+def tell_outlined_anew(state: State, before: SessionResult, after: SessionResult) -> SessionResult:
+    """A result with a line for each image of a set that was pointed at before, and that is outlined otherwise now.
+
+    What a click means is read off other images, once they show it: what was seen there and accepted may change.
+    """
+    fresh, told = {gesture.place for gesture in state.fresh}, list[str]()
+    for row in after.rows:
+        if row.view == IMAGE and row.prompted and (row.object, IMAGE, row.slice) not in fresh:
+            was, now = (each.labels[row.slice] == row.object for each in (before, after))
+            if was.any() and dice_of(was, now) < ALIKE:
+                told.append(f"image {row.slice + 1}: object {row.object} was outlined anew, as other images show what is meant")
+    return replace(after, warnings=(*after.warnings, *told)) if told else after
 
 
 def claim_pixels(image: SessionImage, state: State, result: SessionResult, t: int, last: int) -> Frame:

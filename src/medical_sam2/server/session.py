@@ -25,6 +25,7 @@ from medical_sam2.server.editing import (
     number_for,
     overwritten_labels,
     settled_structures,
+    tell_outlined_anew,
     usual_name,
 )
 from medical_sam2.server.gestures import answer_mask, check_gesture, clicks_inside, encode_runs, frame_prompt
@@ -230,7 +231,7 @@ class Session:
                 with self.queue.segmenter(urgent=False) as segmenter:
                     result = self.image.track(segmenter, state, before, views, on_frame)
                 if before:
-                    result = keep_settled(before, shown, result, settled)
+                    result = tell_outlined_anew(state, before, keep_settled(before, shown, result, settled))
             except Cancelled:
                 if not (job.keep and frames):
                     raise
