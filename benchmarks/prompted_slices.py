@@ -1,12 +1,13 @@
 """Does it matter which slice is prompted, and do two or three prompts help? Dice of the same slices, prompted on others.
 
-    python benchmarks/prompted_slices.py FOLDER -o benchmarks/results [--cases 2] [--kinds mask click] [--views one]
+    python benchmarks/prompted_slices.py FOLDER -o benchmarks/results [--cases 2] [--kinds mask click] [--views one] [--every 1]
 
 FOLDER holds nnU-Net raw data sets of volumes. Of each set CASES are drawn by the seed. Every structure is prompted on its
-first, its last, its middle and its largest slice, on the first and the last, and on these and the middle one; a slice that is
-too small for a box gives way to the next one inwards. Scored are the slices that none of these prompts, so that all answers of
-a structure are scored on the same ones. OUT gets `prompted_slices.jsonl` (a row for each answer; what is there is not computed
-again) and `prompted_slices.md`.
+first, its last, its middle and its largest slice, on the first and the last, on those at a quarter and three quarters, and on
+the first, the middle and the last; a slice that is too small for a box gives way to the next one inwards. Scored are the slices
+that none of these prompts, so that all answers of a structure are scored on the same ones; structures on fewer than seven
+slices are left out. `--every 3` shows every third slice alone, as if slices were thicker: of how flat objects are found. OUT
+gets `prompted_slices.jsonl` (a row for each answer; what is there is not computed again) and `prompted_slices.md`.
 """
 
 import argparse
@@ -28,18 +29,21 @@ from medical_sam2.evaluate.tables import mean_interval
 from medical_sam2.io.atomic import write_bytes
 from medical_sam2.metrics import dice
 from medical_sam2.segmenter import Segmenter
+from medical_sam2.volume import Volume
 
-PROMPTED = ("first", "last", "middle", "largest", "first and last", "first, middle and last")
+PROMPTED = ("first", "last", "middle", "largest", "first and last", "quarters", "first, middle and last")
+LEAST = 7  # slices that a structure lies on
 
 
 def slices_of(truth_thw: NDArray[np.bool_]) -> Mapping[str, Sequence[int]]:
     """The slices to prompt, by the name of the choice."""
     there = [t for t in np.flatnonzero(truth_thw.any(axis=(1, 2))).tolist() if has_box(truth_thw[t])]
-    if len(there) < 5:
-        raise PromptError("the structure lies on fewer than five slices", "leave it out")
+    if len(there) < LEAST:
+        raise PromptError(f"the structure lies on fewer than {LEAST} slices", "leave it out")
     first, middle, last = there[0], there[len(there) // 2], there[-1]
     largest = int(truth_thw.sum(axis=(1, 2)).argmax())
-    chosen = ([first], [last], [middle], [largest], [first, last], [first, middle, last])
+    quarters = [there[len(there) // 4], there[-1 - len(there) // 4]]
+    chosen = ([first], [last], [middle], [largest], [first, last], quarters, [first, middle, last])
     return dict(zip(PROMPTED, chosen, strict=True))
 
 
@@ -64,7 +68,7 @@ def volume_arguments(doc: str | None, cases: int) -> argparse.ArgumentParser:
     return parser
 
 
-def structures(folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, str, str, VolumeTask]]:
+def structures(folder: Path, args: argparse.Namespace, every: int = 1) -> Iterator[tuple[str, str, str, VolumeTask]]:
     """Data set, case, structure, and what is to be outlined."""
     for path in sorted(each.parent for each in folder.glob("*/dataset.json")):
         data = read_data_set(path)
@@ -76,12 +80,22 @@ def structures(folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, st
             loaded = data.load(case)
             for structure in data.structures:
                 try:
-                    task = VolumeTask(loaded.images[0], data.mask(loaded.labels, structure))
+                    task = thicken(VolumeTask(loaded.images[0], data.mask(loaded.labels, structure)), every)
                     slices_of(task.truth_thw)
                 except MedicalSam2Error as error:
                     print(f"{path.name} {case.identifier} {structure}: {error}", file=sys.stderr)
                     continue
                 yield path.name, case.identifier, structure, task
+
+
+def thicken(task: VolumeTask, every: int) -> VolumeTask:
+    """The same with every so manieth slice along its view alone, as far apart as they lie."""
+    axes = task.volume.orientation
+    axis, affine = task.view.order(axes)[0], task.volume.affine.copy()
+    affine[:, axis] *= every
+    thin = tuple(slice(None, None, every if a == axis else 1) for a in range(3))
+    truth_ijk = task.view.invert(task.truth_thw, axes)
+    return VolumeTask(Volume(task.volume.array[thin], affine, task.volume.modality), truth_ijk[thin]) if every > 1 else task
 
 
 def answered(network: Segmenter, task: VolumeTask, kind: str, views: str) -> Iterator[tuple[str, float]]:
@@ -103,7 +117,8 @@ def page(rows: Sequence[Mapping], args: argparse.Namespace) -> str:
     lines = [
         "# Which slice is prompted, and how many",
         "",
-        f"`python benchmarks/prompted_slices.py FOLDER --cases {args.cases} --views {args.views}`: mean Dice over structures,",
+        f"`python benchmarks/prompted_slices.py FOLDER --cases {args.cases} --views {args.views} --every {args.every}`:"
+        " mean Dice over structures,",
         "on slices that none of the choices prompts; in brackets the difference to the largest slice alone, with its 95 %",
         "bootstrap interval over structures.",
         "",
@@ -113,7 +128,7 @@ def page(rows: Sequence[Mapping], args: argparse.Namespace) -> str:
     for kind in args.kinds:
         of: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for row in rows:
-            if row["kind"] == kind and row["views"] == args.views:
+            if row["kind"] == kind and (row["views"], row.get("every", 1)) == (args.views, args.every):
                 of[row["dataset"], row["structure"]][row["prompted"]].append(row["dice"])
         if not of:
             continue
@@ -130,6 +145,7 @@ def arguments() -> argparse.Namespace:
     parser = volume_arguments(__doc__, cases=2)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--views", default="one")
+    parser.add_argument("--every", type=int, default=1, help="of so many slices one is shown")
     return parser.parse_args()
 
 
@@ -138,15 +154,16 @@ def main() -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / "prompted_slices.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row["dataset"], row["case"], row["structure"], row["kind"], row["views"]) for row in rows}
+    done = {tuple(row.get(key, 1) for key in ("dataset", "case", "structure", "kind", "views", "every")) for row in rows}
     network = Segmenter.from_pretrained(args.weights)
     with path.open("a") as stream:
-        for dataset, case, structure, task in structures(args.folder, args):
+        for dataset, case, structure, task in structures(args.folder, args, args.every):
             for kind in args.kinds:
-                if (dataset, case, structure, kind, args.views) in done:
+                if (dataset, case, structure, kind, args.views, args.every) in done:
                     continue
                 began = time.perf_counter()
-                head = {"dataset": dataset, "case": case, "structure": structure, "kind": kind, "views": args.views}
+                head = {"dataset": dataset, "case": case, "structure": structure, "kind": kind}
+                head |= {"views": args.views, "every": args.every}
                 new = [
                     {**head, "prompted": name, "dice": round(score, 4)}
                     for name, score in answered(network, task, kind, args.views)
