@@ -244,6 +244,12 @@ def test_a_ball_takes_nothing_from_others(place: Session) -> None:
     assert (ball & others).any()
     said(place, drawn("ball", (2.0, 4.0), positive=(True,), width=6.0))
     assert ((place.current_labels()[0] == 1) == (ball & ~others)).all()
+    assert place.notes == (f"{(ball & others).sum()} voxels were left to structure 2, which keeps what it has",)
+    y, x = (int(each) for each in np.argwhere(others[..., T].T)[0])
+    with pytest.raises(InvalidRequest, match="all of it lies in structure 2, which keeps what it has"):
+        said(place, drawn("ball", (float(y), float(x)), positive=(True,), width=1.0))
+    with pytest.raises(InvalidRequest, match="there is nothing of it there"):
+        said(place, drawn("ball", (float(y), float(x)), positive=OUT, width=1.0))
     with pytest.raises(InvalidRequest, match="1 to"):
         said(place, drawn("ball"))
     with pytest.raises(InvalidRequest, match="at least one pixel"):

@@ -340,6 +340,29 @@ def describe_kept(state: State, gesture: Gesture, frame: Frame, taken: set[int])
     return (f"{say_count(left, 'pixel', 'were')} left to {names}: {remedy}",) if gesture.drawn else ()
 
 
+def describe_ball(state: State, gesture: Gesture, there: NDArray[np.uint8]) -> tuple[str, ...]:
+    """A line on what others keep of a ball that is painted.
+
+    Args:
+        state: before the gesture.
+        gesture: the ball.
+        there: labels (N,) of its voxels before it.
+
+    Raises:
+        InvalidRequest: it changes nothing.
+    """
+    others = {int(label) for label in np.unique(there)} - {0, gesture.label}
+    names = ", ".join(state.of(label).name for label in sorted(others))
+    if not gesture.inside and not (there == gesture.label).any():
+        raise InvalidRequest("there is nothing of it there")
+    if gesture.inside and (there != 0).all():
+        raise InvalidRequest(
+            f"all of it lies in {names}, which keeps what it has: erase that there first" if others else "all of it is there"
+        )
+    left = int(np.isin(there, list(others)).sum()) if gesture.inside else 0
+    return (f"{say_count(left, 'voxel', 'were')} left to {names}, which keeps what it has",) if left else ()
+
+
 def check_open(state: State, label: int) -> None:
     """Refuse to change a structure that is locked, or not there; raises InvalidRequest."""
     if state.of(label).locked:

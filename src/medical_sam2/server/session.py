@@ -18,6 +18,7 @@ from medical_sam2.server.editing import (
     check_number,
     check_open,
     claim_pixels,
+    describe_ball,
     describe_kept,
     free_labels,
     give_back,
@@ -28,7 +29,7 @@ from medical_sam2.server.editing import (
     tell_outlined_anew,
     usual_name,
 )
-from medical_sam2.server.gestures import answer_mask, check_gesture, clicks_inside, encode_runs, frame_prompt
+from medical_sam2.server.gestures import answer_mask, ball_voxels, check_gesture, clicks_inside, encode_runs, frame_prompt
 from medical_sam2.server.inference_queue import Cancelled, InferenceQueue, JobEvent, TrackingJob, trim_memory
 from medical_sam2.server.segmentation import (
     Frame,
@@ -167,6 +168,8 @@ class Session:
 
     def _left_to_others(self, state: State, gesture: Gesture) -> tuple[str, ...]:
         """What others keep of an outline that is new; raises InvalidRequest if that is all of it."""
+        if gesture.kind == "ball" and isinstance(self.image, SessionVolume):
+            return describe_ball(state, gesture, self._labels()[0][tuple(ball_voxels(gesture, self.image.volume).T)])
         if not gesture.of_frame or not isinstance(self.image, SessionVolume):
             return ()
         frame = self.image.frame_labels(self._labels(), gesture.plane, gesture.t)
