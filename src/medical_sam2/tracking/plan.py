@@ -450,14 +450,15 @@ def objects_at_once(volume: Volume, *, uncertainty: bool) -> int:
 
 
 def order_objects(priority: Sequence[int | str], labels: Collection[int], names: Mapping[int, str]) -> tuple[int, ...]:
-    """The labels of objects that are named by their names or numbers, in that order.
+    """The labels of objects that are named by their names or numbers, in that order; a number goes before a name like it.
 
     Raises:
         ConfigError: no object is called so, several are, or one is named twice.
     """
     order: list[int] = []
     for word in priority:
-        called = [label for label in labels if str(word) in (names.get(label), str(label))]
+        numbered = [label for label in labels if str(word) == str(label)]
+        called = numbered or [label for label in labels if str(word) == names.get(label)]
         if len(called) != 1:
             known = ", ".join(str(label) if called else names.get(label) or str(label) for label in sorted(called or labels))
             remedy = f"name one of {'them by its number: ' * bool(called)}{known}"
