@@ -35,7 +35,7 @@ from medical_sam2.tracking.growth import load_end_network
 from medical_sam2.tracking.image_set import ImageMask, ImageSetConfig, Order, check_set_prompts, choose_order, segment_set
 from medical_sam2.tracking.image_viewer import GivenImages, ImageViewer, choose_set_windows, unit_vector
 from medical_sam2.tracking.limits import describe_missed_clicks, describe_missed_points, describe_taken
-from medical_sam2.tracking.plan import PLANES, by_window, check_named, order_objects, refuse_blank, views_allowed
+from medical_sam2.tracking.plan import PLANES, by_window, check_named, order_objects, refuse_blank, several_named, views_allowed
 from medical_sam2.tracking.set_consensus import SetConsensus
 from medical_sam2.tracking.template import Template, TemplateMatch, describe_matches, search_objects
 from medical_sam2.tracking.view_tracker import TrackingConfig
@@ -211,7 +211,8 @@ class Segmenter:
             GeometryError: the earlier result lies in another grid.
         """
         prompts, earlier, names = read_request(volume, prompts, earlier, names, window)
-        check_correction(earlier, prompts, overlap or priority, maps=probability or uncertainty, idle=islands or every_slice)
+        idle = {"views": several_named(views), "fusion": fusion != "weighted", "islands": islands, "every_slice": every_slice}
+        check_correction(earlier, prompts, overlap or priority, maps=probability or uncertainty, idle=idle)
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
         plan = plan.check(volume, prompts) if plan else VolumePlan.of(volume, prompts, views, earlier)
         shown, mended, tracked = (crop := plan.crop).volume, crop.labels(earlier), plan.tracking
@@ -222,9 +223,8 @@ class Segmenter:
         mended = self._track_windows(work, new, window, mended)
         result = crop.to_whole(work.result(names, mended), earlier)
         if earlier is None and not (probability or uncertainty or overlap):
-            how = {"bank": bank, "window": window, "islands": islands, "zoom": zoom, "every_slice": every_slice}
-            redo = partial(self.segment_volume, volume, features=features, names=names, on_frame=on_frame, **how)
-            result = take_out(result, prompts, redo)
+            how: dict[str, Any] = {"bank": bank, "window": window, "zoom": zoom, "features": features, "on_frame": on_frame}
+            result = take_out(result, prompts, partial(self.segment_volume, volume, names=names, **how))
         return self._describe_late(replace(result, image=volume), crop.warnings, prompts, earlier)
 
     def __getstate__(self) -> dict[str, Any]:

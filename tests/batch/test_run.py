@@ -358,6 +358,13 @@ def test_results_in_the_folder_of_images_are_no_images(folder: Path) -> None:
     assert ([case.name for case in found.cases], found.unprompted) == (["c0"], ("c1", "c2"))
 
 
+def test_what_finishing_left_empty_is_not_to_be_looked_at(folder: Path) -> None:
+    outline(folder, finishing=FinishingSettings(min_volume=("100",)))
+    found = load_outcome("sub-0_T1w", folder / "out")
+    assert found is not None
+    assert [(each.voxels, each.look_at) for each in found.objects] == [(0, ())]
+
+
 def test_finishing_is_done_recorded_and_part_of_what_a_result_depends_on(folder: Path) -> None:
     grown = FinishingSettings(grow=("liver=2",), smooth=("spleen=2",))
     assert outline(folder, finishing=grown) == [f"sub-{n}_T1w" for n in range(3)]

@@ -363,7 +363,9 @@ def test_label_maps_of_another_format_that_stay_are_told(workspace: Workspace, w
     assert main(words) == 0
     workspace.shown()
     assert main([*words, "--overwrite", "--suffix", ".nrrd"]) == 0
-    told = "3 label maps are of an earlier run of these cases, under another name, and stay: p0.nii.gz, p1.nii.gz, p2.nii.gz"
+    told = (
+        "3 label maps are of an earlier run of these cases, under another name, and left there: p0.nii.gz, p1.nii.gz, p2.nii.gz"
+    )
     assert told in workspace.shown()[1].splitlines()
     assert Path("out/p1.nii.gz").exists()
     assert main([*words, "--overwrite", "--suffix", ".nrrd"]) == 0

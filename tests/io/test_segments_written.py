@@ -51,7 +51,7 @@ def test_segments_come_back_with_names_and_colours(tmp_path: Path, code: str, ti
 
 def test_a_name_of_two_lines_becomes_one_which_is_told(tmp_path: Path) -> None:
     volume = Volume(np.zeros((2, 2, 2), np.int16), np.eye(4))
-    found = Segmentation(np.ones((2, 2, 2), np.uint8), np.eye(4), {1: "left\nlobe"})
+    found = Segmentation(np.ones((2, 2, 2), np.uint8), np.eye(4), {1: "left\nlobe", 2: "not\nthere"})
     told = io.save(found, tmp_path / "found.seg.nrrd", volume)
     assert told == ['3D Slicer calls object 1 "left lobe", since its name does not fit']
     assert io.load_outlines(tmp_path / "found.seg.nrrd", volume)[0].name == "left lobe"

@@ -16,7 +16,7 @@ from medical_sam2.tracking.correction import distance_to_border
 from medical_sam2.tracking.frames import Region
 from medical_sam2.tracking.view_tracker import ViewTracker
 from medical_sam2.tracking.volume_tracker import FrameDone
-from medical_sam2.views import View
+from medical_sam2.views import THREE_VIEWS, View
 from medical_sam2.volume import Segmentation, Volume
 from tests.phantoms import segmenter
 
@@ -33,7 +33,8 @@ def column() -> tuple[Volume, NDArray[np.uint8]]:
 
 
 def correct(volume: Volume, prompts: list[Any], earlier: NDArray[Any], **options: Any) -> Segmentation:
-    return segmenter().segment_volume(volume, prompts, earlier=earlier, window="0,1", views="axial", **options)
+    settings: dict[str, Any] = {"views": "axial", **options}
+    return segmenter().segment_volume(volume, prompts, earlier=earlier, window="0,1", **settings)
 
 
 def test_a_leak_is_mended_and_far_slices_are_left_alone() -> None:
@@ -223,7 +224,7 @@ def test_a_negative_click_inside_of_a_drawn_outline_holds(views: str) -> None:
     [
         Point((32, 32, 5)),
         Box((20, 20, 5), (44, 44, 5)),
-        Lasso([(22, 22, 5), (42, 22, 5), (42, 42, 5), (22, 42, 5)]),
+        Lasso(((22, 22, 5), (42, 22, 5), (42, 42, 5), (22, 42, 5))),
     ],
     ids=lambda prompt: type(prompt).__name__,
 )
@@ -236,6 +237,14 @@ def test_a_negative_click_on_another_slice_leaves_the_prompted_one(nano: Segment
     both = nano.segment_volume(volume, [prompt, Point((32, 32, 8), positive=False)], views="axial").labels
     assert both[32, 32, 8] == 0
     assert (both[:, :, 5] == alone[:, :, 5]).all()
+
+
+def test_what_means_nothing_in_a_correction_is_not_refused_where_a_negative_click_makes_one() -> None:
+    volume, _ = column()
+    clicks = [Point((4, 5, 20)), Point((4, 5, 30), positive=False)]
+    asked: dict[str, Any] = {"islands": True, "every_slice": True, "fusion": "vote", "views": "three"}
+    assert segmenter().segment_volume(volume, clicks[:1], window="0,1", **asked).labels[4, 5, 30] == 1
+    assert segmenter().segment_volume(volume, clicks, window="0,1", **asked).labels[4, 5, 20] == 1
 
 
 def test_a_negative_click_on_the_background_changes_nothing() -> None:
@@ -280,9 +289,18 @@ def test_what_cannot_be_corrected_is_refused() -> None:
         correct(volume, [replace(no, object=7)], truth)
     with pytest.raises(PromptError, match="object 1 has negative clicks only, and is none of the earlier result's: 255"):
         correct(volume, [no], (truth == 1) * np.uint8(255))
-    for idle in ({"islands": True}, {"every_slice": True}):
-        with pytest.raises(ConfigError, match="change nothing"):
-            correct(volume, [Point((4, 5, 20))], truth, **idle)
+    several: list[Any] = ["three", "six", "auto", THREE_VIEWS]
+    idle: list[dict[str, Any]] = [
+        {"islands": True},
+        {"every_slice": True},
+        {"fusion": "vote"},
+        *({"views": x} for x in several),
+    ]
+    for setting in idle:
+        with pytest.raises(ConfigError, match=f"^`{next(iter(setting))}` changes nothing"):
+            correct(volume, [Point((4, 5, 20))], truth, **setting)
+    with pytest.raises(ConfigError, match="unknown views 'axal'"):
+        correct(volume, [Point((4, 5, 20))], truth, views="axal")
     with pytest.raises(PromptError, match="on a slice where it is not"):
         correct(volume, [no], np.where(np.arange(LONG) < 20, truth, 0))
     with pytest.raises(GeometryError, match="the earlier result has shape"):

@@ -18,6 +18,7 @@ from medical_sam2.tracking.plan import (
     frame_prompts,
     grouped,
     largest_frame,
+    order_objects,
     order_outward,
     plan_tracking,
     primary_view,
@@ -286,3 +287,7 @@ def test_a_picture_is_tracked_in_one_view_whatever_is_asked() -> None:
     assert (one.labels == three.labels).all()
     assert [row.view for row in three.confidence] == ["SPL"]
     assert "strips of a single row" in " ".join(three.warnings)
+
+
+def test_a_number_is_that_of_an_object_whatever_another_one_is_called() -> None:
+    assert order_objects(["2", 1, "liver"], [1, 2, 3], {1: "2", 2: "1", 3: "liver"}) == (2, 1, 3)

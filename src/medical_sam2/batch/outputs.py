@@ -96,13 +96,14 @@ def _describe_object(volume: Volume, found: Segmentation, label: int, there: boo
     sure = found.mean_confidence(label) if tracked or there else 0.0
     least = min(tracked or [row for row in rows if row.area_px] or rows, key=lambda row: row.confidence, default=None)
     seen = found.windows.get(label)
+    look = [row for row in rows if row.look_here and (there or not row.area_px)]  # not at what finishing took away
     return FoundObject(
         label,
         found.names.get(label, ""),
         voxels,
         round_ml(volume_ml(voxels, volume)),
         sure if sure is None else round(sure, 4),
-        tuple(dict.fromkeys(_place(row, volume.orientation) for row in rows if row.look_here)),
+        tuple(dict.fromkeys(_place(row, volume.orientation) for row in look)),
         None if least is None else (least.view, least.slice),
         None if seen is None else (float(seen.low), float(seen.high)),
     )

@@ -17,7 +17,7 @@ from medical_sam2.io.labels import Outline
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
 from medical_sam2.tracking.finishing import FinishingSettings, FinishingSteps, finish
-from medical_sam2.tracking.plan import order_objects, refuse_blank
+from medical_sam2.tracking.plan import order_objects, refuse_blank, several_named
 from medical_sam2.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ AS_FOUND = FinishingOptions()
 NO_POINTING, AS_TRACKED = PointingOptions(), TrackingOptions()
 UNLIKE = {True: "in colour where what is prompted is grey", False: "grey where what is prompted is in colour"}
 UNSURE = "far less sure than usual, or it may have leaked there"
-OF_SEVERAL = {"three", "six", "auto"}
 
 
 def segment(
@@ -113,7 +112,7 @@ def _check(file: Path, outputs: OutputOptions, prompts: PromptOptions, options: 
     if outputs.probability or outputs.uncertainty:
         raise ConfigError("a correction makes no probability and no uncertainty", "leave these outputs out")
     of_several = {
-        "--views": options.views in OF_SEVERAL,
+        "--views": several_named(options.views),
         "--fusion": options.fusion != AS_USUAL.fusion,
         "--every-slice": options.every_slice,
         "--islands": options.islands,

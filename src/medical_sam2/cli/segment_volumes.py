@@ -303,7 +303,7 @@ def _print_found(found: FoundCases, run: "BatchRun") -> None:
         ("case", "have", "labels that were changed since (by hand?), which stay and are measured anew", run.by_hand),
         ("case", "are", "in the folder from earlier runs, with rows in the tables, not in least_sure.png", earlier),
         ("case", "are", "done again, as settings, weights, prompts or images were others", run.changed),
-        ("label map", "are", "of an earlier run of these cases, under another name, and stay", _superseded(run)),
+        ("label map", "are", "of an earlier run of these cases, under another name, and left there", _superseded(run)),
     ):
         if names:
             told = f"{say_count(len(names), noun, verb)} {rest}: {list_first(names, MOST_SHOWN)}"

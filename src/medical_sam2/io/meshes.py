@@ -5,7 +5,7 @@ grids too. Triangles run counterclockwise seen from outside, so that every surfa
 smoothed. Source: Lewiner et al., Efficient implementation of marching cubes' cases with topological guarantees (2003).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -136,8 +136,13 @@ def save_obj(found: Segmentation, path: Path, like: Volume) -> None:
             before += len(surface.corners_mm)
 
 
+def object_names(names: Mapping[int, str]) -> dict[int, str]:
+    """Label → name as a Wavefront OBJ has it, which ends one at a blank: `_` stands for it."""
+    return {label: "_".join(name.split()) for label, name in names.items()}
+
+
 def _write_object(stream: BinaryIO, surface: Surface, before: int) -> None:
     """One object; its corners count on from those `before` it."""
-    stream.write(f"o {'_'.join(surface.name.split())}\n".encode())
+    stream.write(f"o {object_names({surface.label: surface.name})[surface.label]}\n".encode())
     stream.writelines(f"v {x!r} {y!r} {z!r}\n".encode() for x, y, z in surface.corners_mm.tolist())
     stream.writelines(f"f {a} {b} {c}\n".encode() for a, b, c in (surface.triangles + before).tolist())

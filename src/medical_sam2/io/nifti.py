@@ -245,16 +245,18 @@ def _container_notes(path: Path, head: Content) -> list[str]:
     ]
 
 
-def save(array: NDArray[Any], path: Path, like: Volume) -> None:
+def save(array: NDArray[Any], path: Path, like: Volume) -> list[str]:
     """Write an array in the grid of `like`; with `like` from a NIfTI file, its forms are repeated bit for bit.
 
     NIfTI-1 has an affine in single precision. Where that would move a voxel (of another format, far from the scanner's centre),
-    or an axis is too long for it, the file is NIfTI-2.
+    or an axis is too long for it, the file is NIfTI-2, which is said unless the image's file is one, too: not all read it.
     Of a file in 2D the file has the two dimensions, too, and of one with further axes of a single entry these axes.
     """
     origin = like.origin if isinstance(like, Loaded) and isinstance(like.origin, NiftiOrigin) else None
-    wide = isinstance(origin.header, Nifti2Header) if origin else _moved_by_rounding(like) > SAME_MM / 2
-    header = Nifti2Header() if wide or max(array.shape) > 32767 else Nifti1Header()
+    as_image = origin is not None and isinstance(origin.header, Nifti2Header)
+    moved_mm = 0.0 if origin else _moved_by_rounding(like)
+    wide = as_image or moved_mm > SAME_MM / 2 or max(array.shape) > 32767
+    header = Nifti2Header() if wide else Nifti1Header()
     header.set_data_dtype(array.dtype)
     header.set_data_shape(_stored_shape(array, origin.header if origin else None))
     write_forms(header, like.affine, origin.header if origin else None)
@@ -263,6 +265,13 @@ def save(array: NDArray[Any], path: Path, like: Volume) -> None:
         out.write(header.binaryblock + bytes(4))
         for k in range(array.shape[2]):
             out.write(array[:, :, k].astype(header.get_data_dtype(), copy=False).tobytes(order="F"))
+    return [_wide_note(path, moved_mm)] if wide and not as_image else []
+
+
+def _wide_note(path: Path, moved_mm: float) -> str:
+    """Why a file is NIfTI-2, and what to do where a program does not read it, as those built on ITK do not."""
+    why = f"would move voxels by {moved_mm:.2g} mm" if moved_mm > SAME_MM / 2 else "has no room for so long an axis"
+    return f"{path.name} is NIfTI-2, since NIfTI-1 {why}; for programs that do not read it (SimpleITK) save to .nrrd"
 
 
 def _moved_by_rounding(like: Volume) -> float:

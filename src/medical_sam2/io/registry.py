@@ -179,7 +179,7 @@ class Format:
 
     def describe_changed_names(self, names: Mapping[int, str]) -> list[str]:
         """A line for each name that does not fit as it is."""
-        written = _function(self.renames)(names).items() if self.renames else ()
+        written = _function(self.renames)(names).items() if self.renames and "names" in self.carries else ()
         why = "since its name does not fit" + "; the whole name is in its description" * (self in OF_A_SERIES)
         return [f'{self.name} calls object {label} "{name}", {why}' for label, name in written if name != names[label]]
 
@@ -213,7 +213,9 @@ class Format:
         held = {"names": found.names, "colours": found.colours, "probability": found.probability}
         lost = [what for what, given in held.items() if given and (what not in self.carries or what == "probability")]
         notes = [TableNote(f"{path.name} does not hold {' and '.join(lost)}")] if lost else []
-        notes += map(TableNote, self.describe_changed_names(found.names))
+        if self.describe_changed_names(found.names):  # else nobody looks through the labels
+            there = {label: found.names[label] for label in found.objects() if label in found.names}
+            notes += map(TableNote, self.describe_changed_names(there))
         if self.exporter:
             return [*notes, *(_function(self.exporter)(found, path, like) or ())]
         return [*notes, *self.write(found.labels, path, like, found.names)]
@@ -320,7 +322,7 @@ SLICER = Format(
     renames="medical_sam2.io.nrrd:segment_names",
     carries=SEGMENTS,
 )
-_mesh = partial(Format, check="medical_sam2.io.meshes:check", listed="mesh")
+_mesh = partial(Format, check="medical_sam2.io.meshes:check", renames="medical_sam2.io.meshes:object_names", listed="mesh")
 STL = _mesh("STL", (".stl",), written=(".stl",), exporter="medical_sam2.io.meshes:save_stl", carries=WHOLE, one_object=True)
 PLY = replace(
     STL,

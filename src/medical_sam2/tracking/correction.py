@@ -82,12 +82,24 @@ def _earlier_labels(earlier: object, volume: Volume) -> NDArray[np.unsignedinteg
 
 
 def check_correction(
-    earlier: NDArray[np.unsignedinteger] | None, prompts: Sequence[Prompt], several: object, *, maps: bool, idle: bool
+    earlier: NDArray[np.unsignedinteger] | None,
+    prompts: Sequence[Prompt],
+    several: object,
+    *,
+    maps: bool,
+    idle: Mapping[str, bool],
 ) -> None:
     """Refuse what a correction cannot make.
 
+    Args:
+        earlier: labels that are corrected; without them nothing is refused.
+        prompts: of any objects.
+        several: what is asked of objects that overlap.
+        maps: whether probabilities are asked for.
+        idle: settings that change nothing in a correction → whether one is given.
+
     Raises:
-        ConfigError: of maps, or of objects that overlap; or with settings that change nothing in it.
+        ConfigError: maps, objects that overlap, or what changes nothing are asked for.
         PromptError: clicks that only take away from an object that the earlier result does not have.
     """
     if earlier is None:
@@ -99,11 +111,9 @@ def check_correction(
             raise PromptError(problem, "say of which one each prompt is, object=…")
     if maps:
         raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
-    if idle:
-        problem = (
-            "`islands` and `every_slice` change nothing: a correction is tracked slice by slice in the plane of its prompts"
-        )
-        raise ConfigError(problem, "leave them out, or `earlier`")
+    if setting := next((name for name, given in idle.items() if given), None):
+        problem = f"`{setting}` changes nothing: a correction is tracked slice by slice in the plane of its prompts"
+        raise ConfigError(problem, "leave it out, or `earlier`")
     if several:
         raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
 

@@ -21,6 +21,7 @@ from medical_sam2.views import AXIAL, CORONAL, SAGITTAL, THREE_VIEWS, View
 from medical_sam2.volume import Volume, check_names
 
 PLANES = {"axial": AXIAL, "coronal": CORONAL, "sagittal": SAGITTAL}
+OF_SEVERAL = {"three", "six", "auto"}  # names of several views
 TOO_THICK = 3.0  # slices of an axis whose pixels are this many times longer than wide are left out by "auto"
 TOO_FEW = 24  # and so are slices with a side of fewer pixels
 SAME_THICKNESS = 0.8  # slices at least this share as thick as the thickest may be the ones that were prompted
@@ -120,7 +121,9 @@ def plan_tracking(
     """
     groups, warnings = list[Group](), dict[str, None]()
     for group in grouped(volume, prompts, views_allowed(views), labels_in(earlier)):
-        chosen, left_out = views_named(views if earlier is None else "one", volume, group.view)
+        chosen, left_out = views_named(views, volume, group.view)
+        if earlier is not None:
+            chosen, left_out = chosen[:1], ()
         groups.append(replace(group, views=chosen))
         warnings |= dict.fromkeys([*left_out, *_describe_slips(volume, group)])
     return TrackingPlan(tuple(groups), tuple(warnings))
@@ -342,6 +345,11 @@ def views_allowed(views: object) -> tuple[View, ...]:
     return cast("tuple[View, ...]", listed)
 
 
+def several_named(views: object) -> bool:
+    """Whether a user named more than one view."""
+    return views in OF_SEVERAL if isinstance(views, str) else len(views_allowed(views)) > 1
+
+
 def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tuple[tuple[View, ...], tuple[str, ...]]:
     """The views to track, the primary one first, and warnings about those left out.
 
@@ -358,7 +366,7 @@ def views_named(name: str | Sequence[View], volume: Volume, primary: View) -> tu
         chosen = (primary, *(view for view in dict.fromkeys(name) if view != primary))
     elif name == "one" or name in PLANES:
         return (primary,), ()
-    elif name in {"three", "six", "auto"}:
+    elif name in OF_SEVERAL:
         chosen = (primary, *(view for view in THREE_VIEWS if view.axis != primary.axis))
     else:
         raise ConfigError(f"unknown views {name!r}", f"choose one of one, three, six, auto, {', '.join(PLANES)}")
@@ -442,14 +450,15 @@ def objects_at_once(volume: Volume, *, uncertainty: bool) -> int:
 
 
 def order_objects(priority: Sequence[int | str], labels: Collection[int], names: Mapping[int, str]) -> tuple[int, ...]:
-    """The labels of objects that are named by their names or numbers, in that order.
+    """The labels of objects that are named by their names or numbers, in that order; a number goes before a name like it.
 
     Raises:
         ConfigError: no object is called so, several are, or one is named twice.
     """
     order: list[int] = []
     for word in priority:
-        called = [label for label in labels if str(word) in (names.get(label), str(label))]
+        numbered = [label for label in labels if str(word) == str(label)]
+        called = numbered or [label for label in labels if str(word) == names.get(label)]
         if len(called) != 1:
             known = ", ".join(str(label) if called else names.get(label) or str(label) for label in sorted(called or labels))
             remedy = f"name one of {'them by its number: ' * bool(called)}{known}"
