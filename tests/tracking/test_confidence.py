@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_sam2.tracking.confidence import DROP, Leak, describe_early_ends, find_leaks, mark_collapses, mark_leaks
-from medical_sam2.volume import SliceConfidence
+from medical_sam2.tracking.confidence import (
+    DROP,
+    Leak,
+    describe_early_ends,
+    describe_ends_in,
+    find_leaks,
+    mark_collapses,
+    mark_leaks,
+)
+from medical_sam2.volume import SliceConfidence, Volume
 from tests.strategies import seeds
 
 
@@ -139,3 +147,17 @@ def test_an_object_that_ends_at_once_beside_its_prompt_is_named() -> None:
     sizes, mm, axes = {"SPL": 22, "PIL": 6}, {"SPL": (1.0, 1.0, 1.0), "PIL": (1.0, 1.0, 1.0)}, {"SPL": "k", "PIL": "j"}
     assert not describe_early_ends([*axial, *coronal], sizes, mm, axes), "a further view, in which the object is thin"
     assert not early([0, 0, 0], 1)
+
+
+def test_what_was_not_found_between_two_prompts_is_told() -> None:
+    """Of one axis: what views across found, nobody counts here."""
+    volume = Volume(np.zeros((30, 30, 20), np.int16), np.diag([-1.0, -1.0, 2.0, 1.0]))
+
+    def found(areas: list[int], *more: SliceConfidence) -> list[str]:
+        own = [SliceConfidence(1, "SPL", k, 0.9, area, prompted=k in (2, 9)) for k, area in enumerate(areas)]
+        return [line for line in describe_ends_in(volume, [*own, *more]) if "between its prompts" in line]
+
+    told = "object 1 was found on 2 of the 6 slices between its prompts on slices 2 and 9 of axis k: outline it on one of them"
+    assert found([0, 0, 9, 9, 0, 0, 0, 0, 9, 9]) == [told]
+    assert found([0, 0, 9, 9, 9, 0, 0, 0, 9, 9]) == []
+    assert found([0, 0, 9, 9, 0, 0, 0, 0, 9, 9], SliceConfidence(1, "LPS", 4, 0.9, 30)) == []

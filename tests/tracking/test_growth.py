@@ -16,7 +16,7 @@ from medical_sam2.model.backbone import Features, FramePrediction, Fused, Instru
 from medical_sam2.model.nano import Nano, nano
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.growth import END_FILE, grew, lies_between_ends, load_end_network, may_begin_at_end, stayed_small
+from medical_sam2.tracking.growth import END_FILE, grew, lies_between, load_end_network, may_begin_at_end, stayed_small
 from medical_sam2.tracking.view_tracker import ViewTracker
 from medical_sam2.volume import SliceConfidence, Volume
 from tests.backbones import Brightness
@@ -205,7 +205,26 @@ def test_what_is_prompted_elsewhere_is_not_outlined_halfway(pair: tuple[int, int
 )
 def test_a_click_halfway_must_be_sure_and_mean_something_larger(sure: float, area: int, expected: bool) -> None:
     mask = np.arange(100).reshape(10, 10) < area
-    assert bool(lies_between_ends((2, mask, sure), rows_of([0, 10, 50, 12], [1, 3]))) is expected
+    rows = rows_of([0, 10, 50, 12], [1, 3])
+    assert bool(lies_between((2, mask, sure), 0.9, rows, lambda: of_areas([0, 10, 50, 12]), 2)) is expected
+
+
+def of_areas(areas: Sequence[int]) -> np.ndarray:
+    """A mask (10, 10, K) with so many voxels on each slice."""
+    return np.stack([np.arange(100).reshape(10, 10) < area for area in areas], axis=2)
+
+
+@pytest.mark.parametrize(
+    ("alike", "areas", "expected"),
+    [(0.5, [10, 4, 4, 12], True), (0.49, [10, 4, 4, 12], False), (0.9, [10, 5, 6, 12], False), (0.9, [10, 0, 0, 12], True)],
+)
+def test_what_was_lost_between_two_prompts_is_looked_for_where_a_click_halfway_agrees(
+    alike: float, areas: list[int], expected: bool
+) -> None:
+    """Neither sure nor larger: alike the shape that leads from one prompt to the other."""
+    mask = np.arange(100).reshape(10, 10) < 11
+    rows = rows_of([10, 90, 90, 12], [0, 3])  # whatever was tracked: what is left of it counts
+    assert bool(lies_between((2, mask, 0.2), alike, rows, lambda: of_areas(areas), 2)) is expected
 
 
 def test_between_its_ends_an_object_is_outlined_from_inside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ Shapes: I J K voxels; n h w working grid of the consensus with the slices first,
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod, sqrt
 
 import numpy as np
@@ -159,16 +160,35 @@ def mark_leaks(rows: Sequence[SliceConfidence], found: Sequence[Leak]) -> list[S
 
 
 def describe_ends_in(volume: Volume, rows: Sequence[SliceConfidence], start_ijk: Sequence[int] = (0, 0, 0)) -> list[str]:
-    """`describe_early_ends` in a volume that begins at a voxel of the one that the rows count in."""
+    """`describe_early_ends` in a volume that begins at a voxel of the one that the rows count in, and gaps between prompts."""
     axes, views = volume.orientation, {code: View(code) for code in {row.view for row in rows}}
     along = {code: view.order(axes)[0] for code, view in views.items()}
-    return describe_early_ends(
+    ended = describe_early_ends(
         rows,
         {code: volume.shape[axis] for code, axis in along.items()},
         {code: view.spacing(volume.spacing_mm, axes) for code, view in views.items()},
         {code: "ijk"[axis] for code, axis in along.items()},
         {code: start_ijk[axis] for code, axis in along.items()},
     )
+    return [*ended, *_describe_gaps(rows, {code: "ijk"[axis] for code, axis in along.items()})]
+
+
+def _describe_gaps(rows: Sequence[SliceConfidence], axes: Mapping[str, str]) -> list[str]:
+    """A line for each two prompts of an object between which it was found on less than half of the slices, by one axis."""
+    lines = list[str]()
+    for label in sorted({row.object for row in rows}):
+        own = [row for row in rows if row.object == label]
+        prompted, there = sorted({row.slice for row in own if row.prompted}), {row.slice for row in own if row.area_px}
+        along = {axes[row.view] for row in own}
+        if len(along) != 1:
+            continue  # views across may have found it
+        (axis,) = along
+        for first, last in pairwise(prompted):
+            between, found = last - first - 1, sum(first < at < last for at in there)
+            if between > 1 and found < between / 2:
+                where = f"between its prompts on slices {first} and {last} of axis {axis}"
+                lines.append(f"object {label} was found on {found} of the {between} slices {where}: outline it on one of them")
+    return lines
 
 
 def describe_unsure_prompts(axes: str, rows: Sequence[SliceConfidence], prompts: Sequence[Prompt]) -> list[str]:

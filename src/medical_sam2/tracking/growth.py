@@ -36,6 +36,8 @@ FEW = 3  # slices found on a side of the prompts, up to which they may lie at an
 THIN = 0.9  # distances of slices: equivalent radius of a prompt, below which its object may lie on that slice alone
 STAYED = 4.0  # times the smaller one of two prompted slices, up to which an object stayed small
 SURE = 0.45  # predicted IoU of what a click halfway between two prompts means, from which on it leads inside
+ALIKE = 0.5  # Dice of that and the shape that leads from one to the other, from which on it is the object, where that was lost
+LOST = 0.5  # share of the voxels of such a shape, below which an object was lost between its prompts
 LARGER = 3.0  # times the voxels beside the prompted slices, and the area of these, from which on another answer is taken
 
 
@@ -120,15 +122,42 @@ def stayed_small(rows: Sequence[SliceConfidence]) -> bool:
     return max(found.values()) < STAYED * min(prompted.values())
 
 
-def lies_between_ends(found: tuple[int, NDArray[np.bool_], float], rows: Sequence[SliceConfidence]) -> bool:
+def lies_between(
+    found: tuple[int, NDArray[np.bool_], float],
+    alike: float,
+    rows: Sequence[SliceConfidence],
+    refine: Callable[[], NDArray[np.bool_]],
+    axis: int,
+) -> bool:
     """Whether what a click halfway between two prompts means is sure, and far larger than they are: then they are ends.
+
+    Where hardly anything was found between them, it is enough that it is alike the shape that leads from one to the other.
 
     Args:
         found: frame, mask (H, W), predicted IoU.
+        alike: Dice of the mask and that shape.
         rows: of the object in the view that was prompted.
+        refine: what was found of it (I, J, K), as it would be told by now; asked where that matters.
+        axis: of the array, along which the slices lie.
     """
     largest = max((row.area_px for row in rows if row.prompted), default=0)
-    return found[2] >= SURE and found[1].sum() >= LARGER * max(1, largest)
+    if found[2] >= SURE and found[1].sum() >= LARGER * max(1, largest):
+        return True
+    prompted = {row.slice: row.area_px for row in rows if row.prompted}
+    return alike >= ALIKE and was_lost(prompted, np.moveaxis(refine(), axis, 0).sum(axis=(1, 2)))
+
+
+def was_lost(prompted: Mapping[int, int], areas: NDArray[np.integer]) -> bool:
+    """Whether far less of an object was found between its two prompted slices than would lead from one to the other.
+
+    Args:
+        prompted: slice → pixels.
+        areas: pixels that were found on each slice.
+    """
+    if len(prompted) != 2:
+        return False
+    between = areas[min(prompted) + 1 : max(prompted)]
+    return int(between.sum()) < LOST * len(between) * sum(prompted.values()) / 2
 
 
 def grew(before: Sequence[SliceConfidence], after: Sequence[SliceConfidence]) -> bool:

@@ -21,6 +21,7 @@ from medical_sam2.model.memory_bank import MemoryBank, Policy, PolicyBank, cosin
 from medical_sam2.model.tracker import track
 from medical_sam2.prompts import Fixed, FramePrompt
 from medical_sam2.tracking.click_outline import OutlineJudge, reduction
+from medical_sam2.tracking.confidence import dice_of
 from medical_sam2.tracking.frame_order import LONGEST_STEP, FrameOrder, FrameTime, OutwardOrder, PassEnds, TrackingResult
 from medical_sam2.tracking.frames import AskNetwork, FrameStack, Region, answer_clicks, grow_region
 from medical_sam2.tracking.fusion import Agreement, Fusion, expect_between, find_start
@@ -380,18 +381,20 @@ class ViewTracker:
         start = find_start(found_IJK, view, self.config.volume.orientation, [stack.slice_index(t) for t in prompted])
         return None if start is None else self._click_in_middle(view, start.frame, start.mask_hw)
 
-    def outline_between(self, view: View, outlines: Mapping[int, FramePrompt]) -> ClickAnswer | None:
+    def outline_between(self, view: View, outlines: Mapping[int, FramePrompt]) -> tuple[ClickAnswer, float] | None:
         """What a click halfway between two outlines means, in the middle of the shape that leads from one to the other.
 
         Returns:
-            As of `outline_inside`; None for neighbours, or prompts without an outline.
+            As of `outline_inside`, with its Dice with that shape; None for neighbours, or prompts without an outline.
         """
         gaps = gaps_between(outlines)
         if len(gaps) != 1:
             return None
         shapes = expect_between({0: outlines}, self.frames(view).canvas.pixel_hw)[0]
         likely_hw = shapes[t := sum(gaps[0]) // 2]
-        return self._click_in_middle(view, t, likely_hw >= min(0.5, likely_hw.max()))
+        shape_hw = likely_hw >= min(0.5, likely_hw.max())
+        found = self._click_in_middle(view, t, shape_hw)
+        return None if found is None else (found, dice_of(found[1], shape_hw))
 
     def _click_in_middle(self, view: View, t: int, mask_hw: NDArray[np.bool_]) -> ClickAnswer | None:
         depth_hw = load_ndimage().distance_transform_edt(np.pad(mask_hw, 1))[1:-1, 1:-1]

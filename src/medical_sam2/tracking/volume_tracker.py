@@ -55,7 +55,7 @@ from medical_sam2.tracking.growth import (
     Retracking,
     describe_growth,
     grew,
-    lies_between_ends,
+    lies_between,
     may_begin_at_end,
     stayed_small,
 )
@@ -229,14 +229,14 @@ class GroupTracker:
     ) -> Iterator[tuple[ClickAnswer, Comparison]]:
         """What clicks inside of an object prompted at its ends, as it seems, mean, and when an answer from there is taken."""
         before, slices = self._rows_of(label, way.view), map(self.view_tracker.frames(way.view).slice_index, way.frames)
+        axis = array_axis(self.config.volume, way.view)
         if len(outlines) == 2 and label not in way.expected:
-            found = self.view_tracker.outline_between(way.view, outlines)
-            if found is not None and lies_between_ends(found, before):
-                yield found, lambda *_: True
-        step_mm = self.config.volume.spacing_mm[array_axis(self.config.volume, way.view)]
+            between = self.view_tracker.outline_between(way.view, outlines)
+            if between and lies_between(*between, before, partial(again.refine, label, way.fusions[label]), axis):
+                yield between[0], lambda *_: True
+        step_mm = self.config.volume.spacing_mm[axis]
         if may_begin_at_end(before, [*slices], self.config.volume.voxel_mm3 / step_mm**3):
-            # what that finds leaks, and is no answer: it leads inside
-            self._track_again(replace(way, prompts={label: outlines}, from_end=True), again, before, grew)
+            self._track_again(replace(way, prompts={label: outlines}, from_end=True), again, before, grew)  # leads inside
         elif label in way.expected or not stayed_small(before):
             return
         if found := self.view_tracker.outline_inside(way.view, again.refine(label, way.fusions[label]), outlines):
