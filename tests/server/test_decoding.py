@@ -55,6 +55,16 @@ def test_pictures_and_a_volume_are_refused_together(tmp_path: Path) -> None:
     assert refused.value.problem == "volumes (file 1) and pictures (file 2, file 3) together"
 
 
+def test_what_a_converter_leaves_beside_a_volume_is_left_out_and_named(tmp_path: Path) -> None:
+    opened(saved(tmp_path / "mixed", "a.nii.gz", "a.json", "b.txt"), tmp_path / "out")
+    assert '"kind": "volume"' in notes(tmp_path / "out")
+    assert "left out, as no image: file 1, file 3" in notes(tmp_path / "out")
+    pair = saved(tmp_path / "pair", "a.json")
+    nibabel.save(nibabel.Nifti1Pair(np.zeros((4, 5, 6), np.int16), np.eye(4)), pair / "a.hdr")
+    opened(pair, tmp_path / "of_pair")
+    assert '"left out, as no image: file 3"' in notes(tmp_path / "of_pair")  # a.hdr, a.img, a.json
+
+
 def test_a_picture_beside_a_dicom_series_is_left_out_and_named(tmp_path: Path) -> None:
     folder = saved(tmp_path / "study", "zoom.png")
     made(folder)

@@ -91,6 +91,23 @@ def test_a_box_in_3d_is_of_the_structure_and_the_tool_that_it_was_drawn_with(per
     assert of(page) == [1, 2, 2]
 
 
+def test_a_box_in_3d_that_waits_goes_with_its_structure(person: Person, tmp_path: Path) -> None:
+    case, page = opened(person, tmp_path), person.page
+    clicked(person, case)
+    pressed(page, "n")
+    expect(page.locator(".structures .name")).to_have_count(2)
+    pressed(page, "Enter")
+    chosen(page, "structure 2")
+    pressed(page, "c")
+    person.drag("axial", ((2, 2), (8, 8)), SHAPE, SPACING)
+    use = page.get_by_role("button", name="Use this box")
+    expect(use).to_be_visible()
+    pressed(page, "z")
+    expect(page.locator(".structures .name")).to_have_count(1)
+    expect(use).to_have_count(0)
+    expect(page.get_by_role("status").first).to_contain_text("The box in 3D went with its structure")
+
+
 def test_undone_and_done_again_a_new_structure_is_chosen(person: Person, tmp_path: Path) -> None:
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)

@@ -177,6 +177,8 @@ export class Work {
     const others = this.info.kind === 'set' && this.windows(state) !== this.windows(this.state)
     this.state = state
     if (!this.active) this.label = (state.structures.find((each) => each.label === this.before) ?? state.structures.at(-1))?.label ?? 0
+    const owner = this.solid?.owner.label
+    if (owner && !state.structures.some((each) => each.label === owner)) { this.discard(); this.remark('The box in 3D went with its structure.') } // another one may get its label
     this.tell('state')
     this.tell('labels')
     if (!others) return

@@ -353,7 +353,9 @@ def _read(source: Path, reading: ReadingOptions) -> Volume | tuple[io.Picture, .
 def _read_folder(path: Path, reading: ReadingOptions) -> Volume | tuple[io.Picture, ...]:
     endings, files = registry.suffixes("picture"), _numbered(path)
     pictures = [f"file {number}" for file, number in files.items() if file.suffix.lower() in endings]
-    others = {file: number for file, number in files.items() if file.suffix.lower() not in endings}
+    heads = {file.with_suffix("") for file in files if file.suffix.lower() in registry.header_suffixes()}
+    halves = {file for file in files if file.suffix.lower() in registry.data_suffixes() and file.with_suffix("") in heads}
+    others = {file: n for file, n in files.items() if file.suffix.lower() not in endings and file not in halves}
     dicom, volumes = _images_of_files(others)
     if pictures and volumes and not dicom:
         mixed = f"volumes ({list_first(volumes)}) and pictures ({list_first(pictures)}) together"
@@ -362,6 +364,13 @@ def _read_folder(path: Path, reading: ReadingOptions) -> Volume | tuple[io.Pictu
         return _read_pictures(files, endings)
     if not dicom and len(volumes) > 1:
         raise FormatError(f"each of these files is a volume: {list_first(volumes)}", "open one at a time")
+    if not dicom and len(volumes) == 1:  # with what converters leave beside it, such as a .json
+        main = next(file for file, number in files.items() if volumes == [f"file {number}"])
+        found = io.read(main, frame=reading.frame, allow_gap=reading.allow_gap)
+        left = [f"file {number}" for file, number in files.items() if file != main and file not in halves]
+        if left and isinstance(found, Volume):
+            return replace(found, warnings=(*found.warnings, f"left out, as no image: {list_first(left)}"))
+        return found
     found = io.read(path, frame=reading.frame, series=reading.series, allow_gap=reading.allow_gap)
     if pictures and isinstance(found, Volume):  # a thumbnail, or a report, beside the series
         left = f"{say_count(len(pictures), 'picture', 'were')} left out beside the DICOM series: {list_first(pictures)}"
