@@ -22,6 +22,15 @@ def chosen(page: Page, name: str) -> None:
     expect(page.locator(".structures li.active .name")).to_have_value(name)
 
 
+def added(page: Page, count: int) -> None:
+    """One more structure, so that there are so many, under its usual name; it is chosen."""
+    pressed(page, "n")
+    expect(page.locator(".structures .name")).to_have_count(count)
+    pressed(page, "Enter")
+    expect(page.locator(".structures li[data-label]")).to_have_count(count)  # the server has it, too
+    chosen(page, f"structure {count}")
+
+
 def of(page: Page) -> list[int]:
     """The structure of each gesture."""
     return [each["label"] for each in state(page)["said"]]
@@ -56,10 +65,7 @@ def go_on(held: list[Route]) -> None:
 def test_a_stroke_stays_with_the_structure_that_it_was_begun_for(person: Person, tmp_path: Path, tool: str) -> None:
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
-    pressed(page, "n")
-    expect(page.locator(".structures .name")).to_have_count(2)
-    pressed(page, "Enter")
-    chosen(page, "structure 2")
+    added(page, 2)
     pressed(page, tool)
     begin(person, places(person))
     pressed(page, "1")
@@ -71,10 +77,7 @@ def test_a_stroke_stays_with_the_structure_that_it_was_begun_for(person: Person,
 def test_a_box_in_3d_is_of_the_structure_and_the_tool_that_it_was_drawn_with(person: Person, tmp_path: Path) -> None:
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
-    pressed(page, "n")
-    expect(page.locator(".structures .name")).to_have_count(2)
-    pressed(page, "Enter")
-    chosen(page, "structure 2")
+    added(page, 2)
     pressed(page, "c")
     person.drag("axial", ((2, 2), (8, 8)), SHAPE, SPACING)
     pressed(page, "t")
@@ -94,10 +97,7 @@ def test_a_box_in_3d_is_of_the_structure_and_the_tool_that_it_was_drawn_with(per
 def test_a_box_in_3d_that_waits_goes_with_its_structure(person: Person, tmp_path: Path) -> None:
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
-    pressed(page, "n")
-    expect(page.locator(".structures .name")).to_have_count(2)
-    pressed(page, "Enter")
-    chosen(page, "structure 2")
+    added(page, 2)
     pressed(page, "c")
     person.drag("axial", ((2, 2), (8, 8)), SHAPE, SPACING)
     use = page.get_by_role("button", name="Use this box")
@@ -112,15 +112,9 @@ def test_undone_and_done_again_a_new_structure_is_chosen(person: Person, tmp_pat
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
     for count in (2, 3):
-        pressed(page, "n")
-        expect(page.locator(".structures .name")).to_have_count(count)
-        pressed(page, "Enter")
-        chosen(page, f"structure {count}")
+        added(page, count)
     pressed(page, "1")
-    pressed(page, "n")
-    expect(page.locator(".structures .name")).to_have_count(4)
-    pressed(page, "Enter")
-    chosen(page, "structure 4")
+    added(page, 4)
     pressed(page, "z")
     chosen(page, "structure 1")
     pressed(page, "y")
@@ -138,10 +132,7 @@ def test_a_new_structure_is_shown_though_one_of_its_number_was_hidden(person: Pe
     more(person, "structure 2")
     page.get_by_role("button", name="Remove").click()
     expect(page.locator(".structures .name")).to_have_count(1)
-    pressed(page, "n")
-    expect(page.locator(".structures .name")).to_have_count(2)
-    pressed(page, "Enter")
-    chosen(page, "structure 2")
+    added(page, 2)
     expect(page.locator(".structures li.hidden")).to_have_count(0)
 
 

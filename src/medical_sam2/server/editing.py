@@ -36,7 +36,7 @@ from medical_sam2.volume import Segmentation
 
 MOST_LABEL = 255
 MOST_PARTS = 16
-ALIKE = 0.9  # Dice of an image's outline and that of before, from which on it is the same to whoever looks
+SAME_OUTLINE = 0.9  # Dice of an image's outline and that of before, from which on it is the same to whoever looks
 USUAL = re.compile(r"structure \d+")  # names that nobody gave
 
 
@@ -257,7 +257,7 @@ def tell_outlined_anew(state: State, before: SessionResult, after: SessionResult
     for row in after.rows:
         if row.view == IMAGE and row.prompted and (row.object, IMAGE, row.slice) not in fresh:
             was, now = (each.labels[row.slice] == row.object for each in (before, after))
-            if was.any() and dice_of(was, now) < ALIKE:
+            if was.any() and dice_of(was, now) < SAME_OUTLINE:
                 told.append(f"image {row.slice + 1}: object {row.object} was outlined anew, as other images show what is meant")
     return replace(after, warnings=(*after.warnings, *told)) if told else after
 

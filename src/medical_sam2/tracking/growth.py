@@ -36,7 +36,9 @@ FEW = 3  # slices found on a side of the prompts, up to which they may lie at an
 THIN = 0.9  # distances of slices: equivalent radius of a prompt, below which its object may lie on that slice alone
 STAYED = 4.0  # times the smaller one of two prompted slices, up to which an object stayed small
 SURE = 0.45  # predicted IoU of what a click halfway between two prompts means, from which on it leads inside
-ALIKE = 0.5  # Dice of that and the shape that leads from one to the other, from which on it is the object, where that was lost
+LIKE_SHAPE = (
+    0.5  # Dice of that and the shape that leads from one to the other, from which on it is the object, where that was lost
+)
 LOST = 0.5  # share of the voxels of such a shape, below which an object was lost between its prompts
 LARGER = 3.0  # times the voxels beside the prompted slices, and the area of these, from which on another answer is taken
 
@@ -144,7 +146,7 @@ def lies_between(
     if found[2] >= SURE and found[1].sum() >= LARGER * max(1, largest):
         return True
     prompted = {row.slice: row.area_px for row in rows if row.prompted}
-    return alike >= ALIKE and was_lost(prompted, np.moveaxis(refine(), axis, 0).sum(axis=(1, 2)))
+    return alike >= LIKE_SHAPE and was_lost(prompted, np.moveaxis(refine(), axis, 0).sum(axis=(1, 2)))
 
 
 def was_lost(prompted: Mapping[int, int], areas: NDArray[np.integer]) -> bool:
