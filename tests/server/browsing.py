@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from shutil import which
 
 import numpy as np
+import pytest
 import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
@@ -43,6 +45,13 @@ def running(settings: ServerSettings, queue: InferenceQueue, port: int = 0) -> I
     finally:
         one.should_exit = True
         thread.join(30)
+
+
+def hold_tracking(monkeypatch: pytest.MonkeyPatch, after: int = 4) -> threading.Event:
+    """Tracking waits after so many slices, until the event is set; so what a test does meanwhile has the time it takes."""
+    slices, goes_on = count(), threading.Event()
+    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: next(slices) > after and goes_on.wait(60))
+    return goes_on
 
 
 @contextmanager

@@ -1,9 +1,6 @@
 """What is said of a whole structure at the page, in a real browser: limits, shapes between outlines, both diameters."""
 
 import re
-import threading
-import time
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +9,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from medical_sam2.prompts import Mask, Point
-from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.strokes import Diameter, ShapeInterpolation, SliceRange
 from medical_sam2.tracking import volume_tracker
 from medical_sam2.tracking.plan import PLANES
 from tests.phantoms import Phantom, phantom, segmenter
-from tests.server.browsing import Person
+from tests.server.browsing import Person, hold_tracking
 from tests.server.conftest import saved
 from tests.server.test_page_gestures import LABELS, MIDDLE, SHAPE, SPACING, changes, clicked, on_slice, opened, pressed, state
 
@@ -192,12 +188,11 @@ def test_a_range_of_slices_is_erased_at_once_and_stays_so(person: Person, tmp_pa
 def test_tracking_is_stopped_and_what_was_tracked_is_kept(
     person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slices, stopped = count(1), threading.Event()
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
-    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: next(slices) > 4 and stopped.wait(30))
+    stopped = hold_tracking(monkeypatch)
     page.keyboard.press("t")
-    expect(page.locator(".go")).to_contain_text(re.compile(r"\b[45] of 16"))
+    expect(page.locator(".go")).to_contain_text(re.compile(r"\b[3-7] of 16"))
     with page.expect_response(lambda answer: answer.request.method != "GET"):
         page.get_by_role("button", name="Stop and keep").click()
     stopped.set()
@@ -218,16 +213,16 @@ def test_tracking_is_stopped_and_what_was_tracked_is_kept(
 def test_undo_waits_for_the_end_of_tracking(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
-    with monkeypatch.context() as slow:
-        slow.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.2))
-        page.keyboard.press("t")
-        expect(page.locator(".go")).to_contain_text("1 of")
-        with page.expect_response("**/structures"):
-            page.keyboard.press("n")
-            page.keyboard.press("Enter")
-        page.keyboard.press("z")
-        page.get_by_role("button", name="Undo").click()
-        expect(page.locator(".structures .name")).to_have_count(2)
+    goes_on = hold_tracking(monkeypatch)
+    page.keyboard.press("t")
+    expect(page.locator(".go")).to_contain_text(" of 16")
+    with page.expect_response("**/structures"):
+        page.keyboard.press("n")
+        page.keyboard.press("Enter")
+    page.keyboard.press("z")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".structures .name")).to_have_count(2)
+    goes_on.set()
     expect(page.locator(".structures .name")).to_have_count(1)  # what was done last is taken back first
     changes(page, 1)
     assert page.locator(".alert").count() == 0
@@ -250,12 +245,13 @@ def test_structures_that_were_not_reached_wait_for_the_next_time(
     page.get_by_role("radio", name="Box", exact=True).click()
     person.drag("coronal", ((y - 2, x - 2), (y + 2, x + 2)), (16, 11), SPACING)
     changes(page, 2)
-    with monkeypatch.context() as slow:
-        slow.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.5))
-        page.keyboard.press("t")
-        expect(page.locator(".go")).to_contain_text("3 of")
+    goes_on = hold_tracking(monkeypatch, 3)
+    page.keyboard.press("t")
+    expect(page.locator(".go")).to_contain_text(re.compile(r"\b[2-6] of"))
+    with page.expect_response(lambda answer: answer.request.method != "GET"):
         page.get_by_role("button", name="Stop and keep").click()
-        expect(page.locator(".go")).to_contain_text("stopped after")
+    goes_on.set()
+    expect(page.locator(".go")).to_contain_text("stopped after")
     changes(page, 1)
     kept = np.array([labels(person, t) for t in range(16)])
     volumes = page.locator(".structures .ml")

@@ -1,8 +1,6 @@
 """Several tabs of one browser: what one sees of the other, and addresses that are pasted into one, in a real browser."""
 
 import re
-import threading
-import time
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,7 +13,7 @@ from medical_sam2.server.app import address
 from medical_sam2.server.inference_queue import InferenceQueue
 from medical_sam2.server.security import ServerSettings
 from tests.phantoms import phantom, segmenter
-from tests.server.browsing import Person, running
+from tests.server.browsing import Person, hold_tracking, running
 from tests.server.conftest import saved
 from tests.server.test_page_gestures import MIDDLE, changes, clicked, opened, pressed, state
 
@@ -69,7 +67,7 @@ def test_nothing_more_is_asked_where_nothing_was_done(person: Person, tmp_path: 
 
 
 def test_tracking_that_another_tab_began_is_followed(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.3))
+    goes_on = hold_tracking(monkeypatch)
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
     other = other_tab(person)
@@ -78,13 +76,13 @@ def test_tracking_that_another_tab_began_is_followed(person: Person, tmp_path: P
     expect(other.locator(".go")).to_contain_text(" of ")
     come_back(person)
     expect(page.locator(".go")).to_contain_text(" of ")
+    goes_on.set()
     expect(page.locator(".structures .ml")).to_contain_text("mL")
 
 
 def test_the_time_left_is_the_same_after_a_reload(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks, slices, stopped = count(0, 10), count(), threading.Event()
+    ticks, stopped = count(0, 10), hold_tracking(monkeypatch)
     monkeypatch.setattr(inference_queue, "monotonic", lambda: next(ticks))  # ten seconds a slice
-    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: next(slices) > 4 and stopped.wait(30))
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
     pressed(page, "t")
@@ -127,8 +125,7 @@ def test_the_address_of_a_session_may_be_pasted_into_a_tab(person: Person, tmp_p
 def test_a_server_that_was_started_anew_is_told_once_and_slices_that_are_lost_go(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slices, stopped = count(), threading.Event()
-    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: next(slices) > 4 and stopped.wait(30))
+    stopped = hold_tracking(monkeypatch)
     first = ServerSettings(tmp_path / "state", token="t" * 32)
     with running(first, InferenceQueue(segmenter)) as settings:
         person = Person.at(browser, settings)
@@ -155,7 +152,7 @@ def test_a_server_that_was_started_anew_is_told_once_and_slices_that_are_lost_go
 
 
 def test_the_page_goes_on_after_the_connection_broke(person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InferenceQueue, "give_way", lambda _: time.sleep(0.5))
+    goes_on = hold_tracking(monkeypatch)
     case, page = opened(person, tmp_path), person.page
     clicked(person, case)
     session = re.compile(r"/api/sessions/[0-9a-f]{32}$")
@@ -174,6 +171,7 @@ def test_the_page_goes_on_after_the_connection_broke(person: Person, tmp_path: P
     page.unroute(session)
     page.unroute("**/events")
     expect(told).to_contain_text(" of ")  # it is followed
+    goes_on.set()
     expect(told).to_contain_text("All changes are applied")
     expect(told).not_to_contain_text("broke")
     person.problems.clear()  # the browser tells of what was not answered
