@@ -318,7 +318,7 @@ def test_a_dicom_seg_and_an_rtstruct_of_a_series_are_loaded(served: Served, tmp_
     hounsfield = np.rint(200 * np.asarray(case.volume.array, float)).astype(np.int16)
     Series(case.volume.affine, hounsfield).write(folder := tmp_path / "series")
     source = io.load(folder)
-    truth = io.labels.reorient(Volume(case.truth, case.volume.affine), source).array
+    truth = io.label_grid.reorient(Volume(case.truth, case.volume.affine), source).array
     for form in ("dcm", "rtstruct.dcm"):
         id = served.post("sessions")["id"]
         for file in sorted(folder.iterdir()):

@@ -12,7 +12,7 @@ from medical_sam2.cli.files import OutputOptions, Reading
 from medical_sam2.cli.options import FLAG, FinishingOptions, InferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import PointingOptions, PromptOptions, naming_pages, split_page, volume_prompts
 from medical_sam2.errors import ConfigError, FormatError, gathering_unkept
-from medical_sam2.io import labels, registry
+from medical_sam2.io import label_grid, labels, registry
 from medical_sam2.io.labels import Outline
 from medical_sam2.io.prompt_file import NamedPrompts
 from medical_sam2.tracking.confidence import Need, neediest
@@ -198,7 +198,7 @@ def _track(
             bank=options.bank,
             fusion=options.fusion,
             window=options.window,
-            earlier=None if earlier is None else labels.integers(earlier.array, None),
+            earlier=None if earlier is None else label_grid.integers(earlier.array, None),
             probability=outputs.probability is not None,
             uncertainty=outputs.uncertainty is not None,
             islands=options.islands,

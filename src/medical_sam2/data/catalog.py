@@ -29,7 +29,8 @@ from medical_sam2.data.data_sets import Case, DataSet, Split
 from medical_sam2.errors import ConfigError, FormatError, InputError, say_count
 from medical_sam2.io import Picture
 from medical_sam2.io.atomic import write_bytes, writing
-from medical_sam2.io.labels import fit, read_label_map
+from medical_sam2.io.label_grid import fit
+from medical_sam2.io.labels import read_label_map
 from medical_sam2.io.safe_open import GZIP_MAGIC, open_regular, require_memory
 from medical_sam2.plugins import find
 from medical_sam2.volume import Volume

@@ -19,8 +19,9 @@ from medical_sam2 import io
 from medical_sam2.data.cases import Kind, modality_of
 from medical_sam2.errors import ConfigError, FormatError, GeometryError, InputError, list_first, say_count
 from medical_sam2.io import Picture, load_pictures
-from medical_sam2.io.labels import check_turned_alike, fit, integers
+from medical_sam2.io.label_grid import fit, integers, turn_to_image
 from medical_sam2.io.registry import DICOM, Format, data_suffixes, recognise, suffixes
+from medical_sam2.io.voxels import as_picture
 from medical_sam2.plugins import suggestion
 from medical_sam2.volume import Volume
 
@@ -154,15 +155,16 @@ class DataSet:
 
 
 def _merge_channels(planes: Sequence[Picture], path: Path) -> Picture:
+    if len({plane.turned for plane in planes}) == 1:
+        planes = [turn_to_image(plane, planes[0]) for plane in planes]
     if len({(plane.shape, plane.turned) for plane in planes}) > 1 or any(plane.colour for plane in planes):
         raise GeometryError("its channels are not grey images of one size", "export them again", subject=path)
     kinds = sorted({plane.array.dtype.name for plane in planes})
     if len(planes) != COLOURS or kinds != ["uint8"]:
         problem = f"{len(planes)} channels of {', '.join(kinds)} make no colour image"
         raise FormatError(problem, "give one channel, or three of bytes", subject=path)
-    return Picture(
-        np.stack([plane.array for plane in planes], axis=-1), planes[0].spacing_mm, source=path, turned=planes[0].turned
-    )
+    array = np.stack([plane.array for plane in planes], axis=-1)
+    return Picture(array, planes[0].spacing_mm, source=path, turned=planes[0].turned, grid=planes[0].grid)
 
 
 def _as_grey(picture: Picture) -> Picture:
@@ -176,19 +178,16 @@ def _as_picture(volume: Volume, path: Path) -> Picture:
     """A volume of one slice as a picture: rows downwards are its second long axis."""
     if 1 not in volume.shape:
         raise FormatError(f"a volume of shape {volume.shape} is no picture", "give single slices", subject=path)
-    through = max(axis for axis in range(3) if volume.shape[axis] == 1)
-    columns_mm, rows_mm = (volume.spacing_mm[axis] for axis in range(3) if axis != through)
-    array: NDArray[Any] = np.take(volume.array, 0, axis=through).T
-    return Picture(array, (rows_mm, columns_mm), volume.modality, path, warnings=volume.warnings)
+    return as_picture(volume, path)
 
 
 def _check_labels(found: Picture, like: Picture, path: Path) -> NDArray[Any]:
     if found.colour:
         raise FormatError("it is in colour: no label map", "store the label of each pixel as one number", subject=path)
+    found = turn_to_image(found, like)
     if found.shape != like.shape:
         problem = f"the labels have {found.shape} pixels, the image {like.shape}"
         raise GeometryError(problem, "resample the labels", subject=path)
-    check_turned_alike(found, like)
     return integers(found.array, path)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, GeometryError, InputError, MedicalSam2Error, PromptError
-from medical_sam2.io import label_table, labels, nrrd, registry, voxels
+from medical_sam2.io import label_grid, label_table, labels, nrrd, registry, voxels
 from medical_sam2.io.images import page_count
 from medical_sam2.io.labels import AS_DRAWN, MaskRule, Outline, outlines, select_outlines
 from medical_sam2.io.registry import DICOM, NRRD, Form, Options, Picture, read_file, recognise
@@ -159,7 +159,7 @@ def load_outlines(
                 raise InputError(*labels.NEEDS_NOTHING)
             if own is not None:
                 return select_outlines(own.load_segments(path, like, rule.threshold), rule)
-            found = outlines(labels.reorient(_label_volume(path, frame), like).array, rule)
+            found = outlines(label_grid.reorient(_label_volume(path, frame), like).array, rule)
             return found if rule.object is not None else label_table.describe(found, path)
     except MedicalSam2Error as error:
         raise error.about(path) from None
@@ -216,7 +216,7 @@ def _load_labels(path: Path, like: Volume, frame: int | None = None) -> tuple[Vo
     require_volume(like)
     own = _segmentation(path)
     if own is None:
-        return labels.fit(_label_volume(path, frame), like), None
+        return label_grid.fit(_label_volume(path, frame), like), None
     if frame is not None:
         raise InputError(*labels.NEEDS_NOTHING)
     return own.load(path, like)

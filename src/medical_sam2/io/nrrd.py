@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import FormatError, PromptError
-from medical_sam2.io import atomic, labels, voxels
+from medical_sam2.io import atomic, label_grid, labels, voxels
 from medical_sam2.io.atomic import EFFORT
 from medical_sam2.io.labels import Outline, object_boxes
 from medical_sam2.io.registry import Loaded, Options
@@ -341,8 +341,8 @@ def load_segments(path: Path, like: Volume, threshold: float | None = None) -> l
     for layer in sorted({segment.layer for segment in all_segments}):
         own = {segment.value: number for number, segment in enumerate(all_segments, 1) if segment.layer == layer}
         held = read(path, Options(clean=False, layer=layer))
-        part = Volume(labels.integers(held.array, path), held.affine, "SEG", path)
-        array = labels.place_part(part, like).array
+        part = Volume(label_grid.integers(held.array, path), held.affine, "SEG", path)
+        array = label_grid.place_part(part, like).array
         drawn = {int(value) for value in np.unique(array)} - {0}
         if strange := sorted(drawn - own.keys()):
             raise FormatError(f"it holds the number {strange[0]}, which is none of its segments", "save it again", subject=path)

@@ -90,6 +90,7 @@ class Picture:
         warnings: what the reader noticed, one line each.
         alpha: (H, W) how opaque each pixel is, where a mask was read and stores it.
         turned: EXIF orientation, by which viewers turn or mirror what is stored; 1 where they do not.
+        grid: where it lies in the patient, of zeros, where it was stored as a volume of one slice.
     """
 
     array: NDArray[np.generic]
@@ -100,6 +101,7 @@ class Picture:
     warnings: tuple[str, ...] = ()
     alpha: NDArray[np.generic] | None = None
     turned: int = 1
+    grid: Volume | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

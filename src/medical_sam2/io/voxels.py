@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -475,12 +475,18 @@ def as_picture(found: Volume | tuple[Picture, ...], file: Path) -> Picture:
     """
     if not isinstance(found, Volume):
         return found[0]
-    thin = [axis for axis in (2, 1, 0) if found.shape[axis] == 1]
-    if not thin:
+    if 1 not in found.shape:
         slices = "×".join(map(str, found.shape))
         raise GeometryError(f"this is a volume of {slices} voxels", "outline it with `medsam2 segment`", subject=file)
-    across, down = (axis for axis in range(3) if axis != thin[0])
+    thin = thin_axis(found)
+    across, down = (axis for axis in range(3) if axis != thin)
     spacing = found.spacing_mm[down], found.spacing_mm[across]
-    array = np.ascontiguousarray(found.array.take(0, thin[0]).T)
+    array = np.ascontiguousarray(found.array.take(0, thin).T)
     notes = tuple(note for note in found.warnings if note != ONE_SLICE)
-    return Picture(array, spacing, found.modality, file, warnings=notes)
+    grid = replace(found, array=np.broadcast_to(np.uint8(0), found.shape))
+    return Picture(array, spacing, found.modality, file, warnings=notes, grid=grid)
+
+
+def thin_axis(volume: Volume) -> int:
+    """The last array axis of a volume of one slice along which it is one voxel thick."""
+    return max(axis for axis in range(3) if volume.shape[axis] == 1)

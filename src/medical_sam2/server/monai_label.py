@@ -33,7 +33,7 @@ from pydantic import Field as Limited
 
 from medical_sam2 import io
 from medical_sam2.io import registry
-from medical_sam2.io.labels import fit
+from medical_sam2.io.label_grid import fit
 from medical_sam2.io.safe_open import CHUNK
 from medical_sam2.prompts import Box, Point, Prompt
 from medical_sam2.server import Conflict, InvalidRequest, NotFound, Refusal

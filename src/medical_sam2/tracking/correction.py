@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptError, list_first
 from medical_sam2.intensity_window import Window, named_window
-from medical_sam2.io.labels import integers
+from medical_sam2.io.label_grid import integers
 from medical_sam2.io.prompt_file import check_limits_given_once
 from medical_sam2.io.voxels import SAME_MM, grid_distance
 from medical_sam2.model.memory_bank import PolicyBank

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import GeometryError, PromptError, say_count
-from medical_sam2.io.labels import integers
+from medical_sam2.io.label_grid import integers
 from medical_sam2.prompts import Box, FramePrompt, Mask, Point, Prompt, check_inside, is_solid_box, voxel_of
 from medical_sam2.strokes import Brush, Diameter, Lasso, Scribble, SliceRange, Stroke, Voxels, region_of, says_where
 from medical_sam2.volume import Segmentation, check_array

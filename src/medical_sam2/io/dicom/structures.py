@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medical_sam2.errors import FormatError, GeometryError, PromptError, say_count
-from medical_sam2.io import atomic, labels
+from medical_sam2.io import atomic, label_grid, labels
 from medical_sam2.io.annotations import fill_and_trace, fill_polygons, trace_rings
 from medical_sam2.io.dicom import DicomOrigin, headers
 from medical_sam2.io.dicom.grid import is_reconstruction, place_frames
@@ -61,7 +61,7 @@ def save(found: Segmentation, path: Path, like: Volume) -> list[str]:
         GeometryError: `like` was not read from DICOM files that are still there.
         FormatError: nothing is segmented on a slice that has an image.
     """
-    maps = [labels.integers(each, path) for each in found.maps]
+    maps = [label_grid.integers(each, path) for each in found.maps]
     names = {label: found.names.get(label) or f"object {label}" for label in found.objects()}
     origin = source_origin(like, path, KIND)
     lost, written = describe_lost_slices(found, origin, like, path, KIND), segment_labels(names)
