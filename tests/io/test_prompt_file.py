@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from medical_sam2.errors import FormatError, GeometryError, MedicalSam2Error, PromptError
 from medical_sam2.io import save
+from medical_sam2.io.coordinates import Places
 from medical_sam2.io.labels import outlines
-from medical_sam2.io.prompt_file import Places, describe_prompts, load_prompts, masks_from, save_prompts
+from medical_sam2.io.prompt_file import describe_prompts, load_prompts, masks_from, save_prompts
 from medical_sam2.prompts import Box, Mask, Point, Prompt
 from medical_sam2.strokes import Diameter, Lasso, Scribble, ShapeInterpolation, SliceRange
 from medical_sam2.volume import Volume

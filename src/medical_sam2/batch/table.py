@@ -24,8 +24,9 @@ from medical_sam2 import io
 from medical_sam2.batch import BatchCase, MaskFile
 from medical_sam2.data.data_sets import CHANNEL, stem
 from medical_sam2.errors import FormatError, InputError, MedicalSam2Error, read_number
+from medical_sam2.io.coordinates import LETTERS, Unit
 from medical_sam2.io.labels import AS_DRAWN, MaskRule
-from medical_sam2.io.prompt_file import LETTERS, OBJECT_KEYS, STROKE_KEYS, NamedPrompts, Unit, parse_prompts
+from medical_sam2.io.prompt_file import OBJECT_KEYS, STROKE_KEYS, NamedPrompts, parse_prompts
 from medical_sam2.io.safe_open import as_stored, open_regular
 from medical_sam2.plugins import suggestion
 from medical_sam2.strokes import ShapeInterpolation

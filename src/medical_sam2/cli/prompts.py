@@ -12,11 +12,11 @@ from cyclopts import Group, Parameter
 from medical_sam2 import io
 from medical_sam2.cli.options import FLAG, PIXELS, REPEATED, VOXELS, WITH_HYPHENS, check_threshold, parse_numbers
 from medical_sam2.errors import AmbiguousError, ConfigError, InputError, MedicalSam2Error, PromptError
+from medical_sam2.io.coordinates import Places
 from medical_sam2.io.image_folder import ImageFolder
 from medical_sam2.io.labels import MaskRule, Outline, is_lossy, labels_in, outlines, read_label_map
 from medical_sam2.io.prompt_file import (
     NamedPrompts,
-    Places,
     check_limits_given_once,
     describe_shared_names,
     load_prompts,

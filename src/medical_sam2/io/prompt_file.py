@@ -18,9 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from medical_sam2 import io
 from medical_sam2.errors import AmbiguousError, FormatError, MedicalSam2Error, PromptError
 from medical_sam2.io import atomic
+from medical_sam2.io.coordinates import LETTERS, Places, Unit
 from medical_sam2.io.labels import MOST_OBJECTS, MaskRule, Outline, is_ground
 from medical_sam2.io.safe_open import load_json
 from medical_sam2.plugins import suggestion
@@ -37,7 +37,6 @@ from medical_sam2.volume import Colour, Volume
 
 VERSION = 1
 FAR = 1e9  # no coordinate of any image; larger integers do not even become floats
-LETTERS = "ijk"
 KEYS = ("version", "coordinates", "objects")
 SHAPES = {"points": 3, "negative": 3, "boxes": 6, "negative_boxes": 6, "diameters": 6}
 """Key of an object → how many numbers a row of it has; of diameters it may be twice as many."""
@@ -45,8 +44,6 @@ STROKE_KEYS = {"scribbles": ("places", "positive", "width"), "lassos": ("places"
 PROMPT_KEYS = (*SHAPES, *STROKE_KEYS, "slices", "masks")
 OBJECT_KEYS = ("label", "name", *PROMPT_KEYS, "interpolate")
 MASK_KEYS = ("file", "label", "axis", "threshold")
-FRACTIONS = "fractions count within a slice alone; of slices the nearest one is taken (.5: the next)"
-Unit = Literal["voxel", "mm"]
 
 
 @dataclass(frozen=True)
@@ -63,75 +60,6 @@ class NamedPrompts:
     def labels(self) -> tuple[int, ...]:
         """The objects, in order."""
         return tuple(sorted({prompt.object for prompt in self.prompts}))
-
-
-@dataclass(frozen=True)
-class Places:
-    """Coordinates that a user gave, as voxel indices of an image."""
-
-    volume: Volume  # the image
-    unit: Unit = "voxel"  # "voxel", in the order of its file, or "mm" in RAS+
-    # filled with a line for each click and box at fractions of voxels, which mostly were meant otherwise
-    notes: list[str] = field(default_factory=list[str])
-
-    def point(self, numbers: Sequence[float], object: int, *, positive: bool = True) -> Point:
-        """A click.
-
-        Raises:
-            PromptError: it lies outside of the image; the message says where it would lie in the other unit.
-        """
-        return Point(self._index("point", numbers), object, positive)
-
-    def box(self, numbers: Sequence[float], object: int, *, positive: bool = True) -> Box:
-        """A box on one slice or in 3D, from any two opposite corners: six numbers.
-
-        Raises:
-            PromptError: it lies outside of the image, or has no area.
-        """
-        box = Box(self._index("box", numbers[:3]), self._index("box", numbers[3:]), object, positive)
-        if self.unit == "mm" and is_solid_box(box):
-            self._note_thin(box)
-        return box
-
-    def _note_thin(self, box: Box) -> None:
-        """Tell of a box in 3D that two slices hold: millimetres of one slice fall on two where the axes are oblique."""
-        for axis, side in zip(LETTERS, box.slices, strict=True):
-            if side.stop - side.start == 2:
-                reach = f"from slice {side.start} to {side.start + 1} of axis {axis}"
-                what = f"object {box.object}: its box reaches {reach} and is one in 3D"
-                self.notes.append(f"{what}: nothing is looked for outside of it; for a box on one slice give voxels")
-                return
-
-    def along(self, what: str, numbers: Sequence[float]) -> tuple[Index, ...]:
-        """Place after place of something drawn, three numbers each; raises PromptError if one lies outside of the image."""
-        return tuple(self._index(what, numbers[n : n + 3]) for n in range(0, len(numbers), 3))
-
-    def _index(self, what: str, numbers: Sequence[float]) -> Index:
-        i, j, k = (float(number) for number in numbers)
-        if not all(map(isfinite, (i, j, k))):
-            raise PromptError(f"{what} {_shown((i, j, k))} is not finite", "give three numbers")
-        index = self.volume.to_voxel((i, j, k)) if self.unit == "mm" else (i, j, k)
-        if not _lies_in(self.volume, index):
-            raise PromptError(*self._outside(what, (i, j, k)))
-        if self.unit == "voxel" and what in {"point", "box"} and not all(number.is_integer() for number in index):
-            self.notes.append(f"{what} at voxel {_shown(index)}: {FRACTIONS}")
-        return index
-
-    def _outside(self, what: str, given: Index) -> tuple[str, str]:
-        size = "×".join(map(str, self.volume.shape))
-        if self.unit == "mm":
-            problem = f"{what} at {_shown(given)} mm lies outside the image of {size} voxels"
-            voxels = "these look like voxel indices: say so (leave out --mm, or coordinates: voxel)"
-            return problem, voxels if _lies_in(
-                self.volume, given
-            ) else "give RAS+ millimetres: x to Right, y Anterior, z Superior"
-        problem = f"{what} at voxel {_shown(given)} lies outside the image of {size} voxels"
-        if _lies_in(self.volume, (given[0] - 1, given[1] - 1, given[2] - 1)):
-            last = "×".join(str(size - 1) for size in self.volume.shape)
-            return problem, f"indices go from 0 to {last}: these look counted from 1, take 1 off each"
-        if _lies_in(self.volume, self.volume.to_voxel(given)):
-            return problem, "these look like millimetres: say so (--mm, or coordinates: mm)"
-        return problem, "give voxel indices from 0 to the size less one"
 
 
 def load_prompts(path: Path | str, volume: Volume) -> NamedPrompts:
@@ -464,13 +392,5 @@ def _row(content: object, count: int, key: str) -> list[float]:
     return numbers
 
 
-def _lies_in(volume: Volume, index: Sequence[float]) -> bool:
-    return all(-0.5 <= place < size - 0.5 for place, size in zip(index, volume.shape, strict=True))
-
-
 def _numbers(index: Index) -> list[float]:
     return [int(number) if float(number).is_integer() else float(number) for number in index]
-
-
-def _shown(index: Sequence[float]) -> str:
-    return f"({', '.join(f'{number:g}' for number in index)})"
