@@ -25,7 +25,6 @@ from medical_sam2.server.segmentation import (
     SessionImageSet,
     SessionResult,
     SessionVolume,
-    draw_label,
 )
 from medical_sam2.server.state import Gesture, State, Structure, default_colour, told_of_others
 from medical_sam2.tracking.confidence import dice_of
@@ -295,6 +294,13 @@ def give_back(result: SessionResult, shown: LabelMaps, claims: LabelMaps) -> Ses
         labels.append(np.where(back, claim, now))
         beneath.append(np.where((labels[-1] != 0) & (labels[-1] != claim), claim, np.uint8(0)))
     return replace(result, labels=tuple(labels), beneath=tuple(beneath))
+
+
+def draw_label(frame: Frame, label: int, mask: NDArray[np.bool_], overwritten: set[int]) -> None:
+    """Draw a structure anew on a frame, over nothing but these labels."""
+    taken = mask & np.any([frame == other for other in overwritten], axis=0)  # a few: faster than `isin`
+    frame[frame == label] = 0
+    frame[taken] = label
 
 
 def overwritten_labels(

@@ -35,6 +35,7 @@ from medical_sam2.strokes import (
     excluding,
     fill,
     lasso_prompt,
+    region_of,
     scribble_prompt,
 )
 from medical_sam2.tracking.limits import last_words, load_ndimage
@@ -84,6 +85,54 @@ def volume_prompts(gesture: Gesture, volume: Volume) -> list[Prompt]:
     if gesture.kind == "lasso":
         return [lasso_of(gesture, volume)]
     return [Diameter(places, label)] if gesture.kind == "diameter" else [_box(gesture, volume)]
+
+
+def leave_to_first(prompts: Sequence[Prompt], shape_ijk: Sequence[int], priority: Sequence[int] = ()) -> list[Prompt]:
+    """Prompts of several structures without the voxels that another one was drawn on before them, or that has priority.
+
+    A line of which something is left to another structure becomes the voxels that it painted or enclosed; a prompt of which
+    nothing would be left stays whole.
+
+    Args:
+        prompts: in their order.
+        shape_ijk: of the volume.
+        priority: labels, the first before the second, all before the others.
+    """
+    ranks, owners = {label: rank for rank, label in enumerate(priority)}, np.zeros(tuple(shape_ijk), np.uint8)
+    drawn = [n for n, each in enumerate(prompts) if _settles(each)]
+    if len({prompts[n].object for n in drawn}) < 2:
+        return list(prompts)
+    found = list(prompts)
+    for n in sorted(drawn, key=lambda n: ranks.get(found[n].object, len(ranks))):
+        each, axis = found[n], min(found[n].planes())
+        voxels = np.argwhere(each.array_ijk) if isinstance(each, Mask) else region_of(each, shape_ijk, axis)
+        free = voxels[np.isin(owners[tuple(voxels.T)], (0, each.object))]
+        owners[tuple(free.T)] = each.object
+        if not 0 < len(free) < len(voxels):
+            continue
+        if isinstance(each, Mask | Lasso):
+            found[n] = Mask(_filled(free, shape_ijk), each.object, each.axis if isinstance(each, Mask) else axis)
+        else:
+            found[n] = Brush(free, each.object)
+    return found
+
+
+def _settles(prompt: Prompt) -> bool:
+    return isinstance(prompt, Mask) or (isinstance(prompt, Scribble | Lasso | Brush) and prompt.positive)
+
+
+def _filled(voxels: Voxels, shape_ijk: Sequence[int]) -> NDArray[np.bool_]:
+    array = np.zeros(tuple(shape_ijk), bool)
+    array[tuple(voxels.T)] = True
+    return array
+
+
+def leave_drawn(prompt: FramePrompt, others: Iterable[FramePrompt]) -> FramePrompt:
+    """A prompt of an image without the pixels that are outlined of other structures; whole where nothing would be left."""
+    if prompt.mask_hw is None:
+        return prompt
+    left = prompt.mask_hw & ~np.any([other.mask_hw for other in others if other.mask_hw is not None] or [False], axis=0)
+    return replace(prompt, mask_hw=left) if left.any() else prompt
 
 
 def _of_the_whole(gesture: Gesture, volume: Volume) -> list[Prompt]:

@@ -22,7 +22,7 @@ from medical_sam2.intensity_window import Window, Windows, in_hounsfield, whole_
 from medical_sam2.io import Picture, atomic, voxels
 from medical_sam2.prompts import FramePrompt, Mask, Prompt, intensities
 from medical_sam2.server import InvalidRequest
-from medical_sam2.server.gestures import ball_voxels, frame_prompt, volume_prompts
+from medical_sam2.server.gestures import ball_voxels, frame_prompt, leave_drawn, leave_to_first, volume_prompts
 from medical_sam2.server.state import BY_HAND, LIMITING, Gesture, State, told_of_others
 from medical_sam2.strokes import Brush
 from medical_sam2.tracking.limits import hold_settled, last_words
@@ -221,7 +221,7 @@ class SessionVolume:
             before, known, wanted = self._changed_by_hand(before, state, by_hand), known - by_hand, wanted - by_hand
         result = before
         if before and known:
-            prompts = self.prompts(gesture for gesture in state.fresh if gesture.label in known)
+            prompts = self.prompts((gesture for gesture in state.fresh if gesture.label in known), state.priority)
             corrected = segmenter.segment_volume(self.volume, prompts, earlier=before.labels[0], **options)
             labels = corrected.labels.astype(np.uint8)
             for label in known:
@@ -230,7 +230,7 @@ class SessionVolume:
                 hold_settled(labels, before.labels[0], said, fresh)
             result = self._corrected_result(before, replace(corrected, labels=labels))
         if new := wanted - known:
-            prompts = self.prompts(gesture for gesture in state.gestures if gesture.label in new)
+            prompts = self.prompts((gesture for gesture in state.gestures if gesture.label in new), state.priority)
             for drawn in (each.array_ijk for each in prompts if isinstance(each, Mask)) if before and result else ():
                 result.labels[0][drawn & (before.labels[0] == 0)] = 0  # type: ignore[union-attr]  # corrections came first
             keep = self.volume.array.size <= UNCERTAIN_VOXELS
@@ -337,10 +337,13 @@ class SessionVolume:
         """All intensities: the page has a window of its own."""
         return self.extent
 
-    def prompts(self, gestures: Iterable[Gesture]) -> list[Prompt]:
-        """Gestures as prompts in voxels of the file; of those that contradict each other the last counts."""
+    def prompts(self, gestures: Iterable[Gesture], priority: Sequence[int] = ()) -> list[Prompt]:
+        """Gestures as prompts in voxels of the file; of those that contradict each other the last counts.
+
+        Voxels that two structures were drawn on are left to the one with priority, or else to the first, as they are shown.
+        """
         said = [prompt for gesture in gestures for prompt in volume_prompts(gesture, self.volume)]
-        return last_words(said, self.volume.shape)
+        return leave_to_first(last_words(said, self.volume.shape), self.volume.shape, priority)
 
 
 @dataclass(frozen=True, eq=False)
@@ -431,7 +434,9 @@ class SessionImageSet:
         prompts: dict[int, dict[int, FramePrompt]] = {}
         settled = state.locked | state.edited
         for gesture in (each for each in state.gestures if each.label not in settled):
-            own, prompt = prompts.setdefault(gesture.t, {}), frame_prompt(gesture, self.frame_shape(IMAGE, gesture.t))
+            own = prompts.setdefault(gesture.t, {})
+            others = [there for other, there in own.items() if other != gesture.label]
+            prompt = leave_drawn(frame_prompt(gesture, self.frame_shape(IMAGE, gesture.t)), others)
             own[gesture.label] = own[gesture.label] | prompt if gesture.label in own else prompt
         labels, rows, warnings = list(self.empty_labels()), list[SliceConfidence](), list[str]()
         for done, found in enumerate(self._segment(segmenter, prompts) if prompts else (), 1):
@@ -477,13 +482,6 @@ def uncertainty_map(probabilities: Sequence[NDArray[np.floating]]) -> NDArray[np
         for slab, out in zip(probability, worst, strict=True):
             np.maximum(out, np.rint(255 * (1 - np.abs(2 * slab.astype(np.float32) - 1))).astype(np.uint8), out=out)
     return worst
-
-
-def draw_label(frame: Frame, label: int, mask: NDArray[np.bool_], overwritten: set[int]) -> None:
-    """Draw a structure anew on a frame, over nothing but these labels."""
-    taken = mask & np.any([frame == other for other in overwritten], axis=0)  # a few: faster than `isin`
-    frame[frame == label] = 0
-    frame[taken] = label
 
 
 def _add_structures(result: SessionResult, new: SessionResult, labels: set[int], priority: Sequence[int]) -> SessionResult:

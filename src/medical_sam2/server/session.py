@@ -20,6 +20,7 @@ from medical_sam2.server.editing import (
     claim_pixels,
     describe_ball,
     describe_kept,
+    draw_label,
     free_labels,
     give_back,
     keep_settled,
@@ -39,7 +40,6 @@ from medical_sam2.server.segmentation import (
     SessionVolume,
     TrackedFrame,
     check_frame,
-    draw_label,
     load_result,
     save_result,
 )
