@@ -398,3 +398,23 @@ def test_a_box_or_a_diameter_after_whatever_was_drawn_on_its_slice(place: Sessio
         said(place, drawn(first, *corners.get(first, ((2.0, 2.0), (8.0, 8.0)))))  # type: ignore[arg-type]
     said(place, later)
     assert tracked(place).any()
+
+
+def test_a_ball_beyond_the_limits_is_refused_when_it_is_painted(place: Session) -> None:
+    """It was taken, and every later click and applying were refused."""
+    said(place, CLICK, drawn("slices", frames=(7, 9)))
+    said(place, drawn("ball", (6.0, 5.0), positive=(True,), width=2.0))
+    with pytest.raises(PromptError, match="which its slices or its box leave out"):
+        said(place, drawn("ball", (6.0, 5.0), positive=(True,), width=6.0))
+    said(place, drawn("ball", (6.0, 5.0), positive=OUT, width=6.0), CLICK)  # what is wiped off there does no harm
+    assert not tracked(place)[..., 10:].any()
+
+
+def test_what_takes_a_box_in_3d_back_is_told(place: Session) -> None:
+    said(place, drawn("box", (3.0, 3.0), (8.0, 7.0), frames=(7, 9)))
+    said(place, CLICK)
+    assert not place.notes
+    said(place, drawn("points", (11.0, 9.0), positive=(True,)))
+    assert place.notes[0] == "its box in 3D no longer counts, since this lies beyond it"
+    said(place, drawn("points", (11.0, 8.0), positive=(True,)))
+    assert not any("box in 3D" in note for note in place.notes)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2.errors import list_first, say_count
+from medical_sam2.prompts import is_solid_box
 from medical_sam2.server import InvalidRequest
 from medical_sam2.server.gestures import answer_mask, clicks_inside
 from medical_sam2.server.segmentation import (
@@ -344,6 +345,16 @@ def describe_kept(state: State, gesture: Gesture, frame: Frame, taken: set[int])
             return (said,)
         raise InvalidRequest(said)
     return (f"{say_count(left, 'pixel', 'were')} left to {names}: {remedy}",) if gesture.drawn else ()
+
+
+def describe_lost_box(image: SessionImage, own: Sequence[Gesture]) -> tuple[str, ...]:
+    """A line where the last gesture on a structure takes its box in 3D back, since it lies beyond it."""
+    *earlier, last = own
+    boxes = [each for each in earlier if each.kind == "box" and each.frames and each.inside]
+    if not boxes or (last.kind == "box" and last.frames) or not isinstance(image, SessionVolume):
+        return ()
+    before, after = (any(map(is_solid_box, image.prompts(each))) for each in (earlier, own))
+    return ("its box in 3D no longer counts, since this lies beyond it",) if before and not after else ()
 
 
 def describe_ball(state: State, gesture: Gesture, there: NDArray[np.uint8]) -> tuple[str, ...]:

@@ -185,7 +185,9 @@ class SessionVolume:
         Raises:
             PromptError: it is prompted on slices beyond its limits, or has no outlines to join.
         """
-        if gestures[-1].kind not in BY_HAND and any(gesture.inside and gesture.kind in LIMITING for gesture in gestures):
+        painted = gestures[-1].kind == "ball" and gestures[-1].inside
+        limited = any(gesture.inside and gesture.kind in LIMITING for gesture in gestures)
+        if limited and (painted or gestures[-1].kind not in BY_HAND):
             grouped(self.volume, self.prompts(gestures))
 
     def change_by_hand(self, labels: LabelMaps, gesture: Gesture, within: tuple[str, int] | None = None) -> None:

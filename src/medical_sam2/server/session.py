@@ -20,6 +20,7 @@ from medical_sam2.server.editing import (
     claim_pixels,
     describe_ball,
     describe_kept,
+    describe_lost_box,
     draw_label,
     free_labels,
     give_back,
@@ -155,10 +156,11 @@ class Session:
             check_open(state, gesture.label)
             check_frame(self.image, gesture.plane, gesture.t)
             check_gesture(gesture, self.image.frame_shape(gesture.plane, gesture.t), self.image.planes[gesture.plane])
-            self.image.check_prompts([each for each in state.with_gesture(gesture) if each.label == gesture.label])
+            own = [each for each in state.with_gesture(gesture) if each.label == gesture.label]
+            self.image.check_prompts(own)
             gesture = replace(gesture, id=version + 1)
             gesture = replace(gesture, answer=encode_runs(self._outline(state, gesture)))
-            left = self._left_to_others(state, gesture)
+            left = *describe_lost_box(self.image, own), *self._left_to_others(state, gesture)
             before = self._clicked_on(state, gesture)
             history = self._journal.write(Step(version + 1, "say", gesture=gesture))
             if self._drawn is not None:
