@@ -254,6 +254,23 @@ def test_a_mask_of_another_grid_is_found_by_its_header(folder: Path) -> None:
     assert line.startswith(f"{path}, row 2: {folder / 'other.nii.gz'}: ")
 
 
+def test_the_form_of_the_image_counts_for_its_masks(folder: Path) -> None:
+    """Their headers say two things, as that of the image does; by themselves they would lie where the sform says."""
+    moved = AFFINE.copy()
+    moved[0, 3] += 5
+    for name in ("scans/a.nii.gz", "mask.nii.gz"):
+        image = nib.Nifti1Image(np.asarray(nib.load(folder / name).dataobj), AFFINE)  # type: ignore[attr-defined]
+        image.set_sform(AFFINE, 1)
+        image.set_qform(moved, 1)
+        nib.save(image, folder / name)  # type: ignore[attr-defined]
+    path = table(folder, "x,scans/a.nii.gz,mask,1,mask.nii.gz", head="case,image,kind,object,file")
+    for form in ("sform", "qform"):
+        options = Options(geometry_from=form)
+        check_cases(
+            read_table(path, check=lambda cases, options=options: find_faulty_rows(cases, options)), options, "one", path
+        )
+
+
 def test_all_that_is_wrong_is_told_at_once(folder: Path) -> None:
     path = table(folder, "x,scans/a.nii.gz,1,,point,99,1,1,,,", "y,scans/b.nii.gz,1,,point,1,1,1,,,", "y,,1,,point,1,1,77,,,")
     assert [line.partition(":")[0].rpartition(" ")[2] for line in refused(path)] == ["2", "4"]

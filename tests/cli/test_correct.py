@@ -1,5 +1,6 @@
 """`medsam2 segment --correct`: what an earlier result tells, what it may not be, and what becomes of its other objects."""
 
+import nibabel as nib
 import numpy as np
 
 from medical_sam2 import io
@@ -49,3 +50,20 @@ def test_finishing_means_the_prompted_objects_and_those_it_names(workspace: Work
     report = workspace.done(*words, "--grow", "2=2", output="other.nii.gz")
     assert {change["object"] for change in report["finishing"]} == {2}
     assert "there is no object '3'; the objects are 1, 2" in workspace.refused(*words, "--grow", "3=2", output="none.nii.gz")
+
+
+def test_the_form_of_the_image_counts_for_masks_and_for_what_is_corrected(workspace: Workspace) -> None:
+    """Both mostly have the header of their image, whose two forms contradict each other."""
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[8:18, 6:16, 2] = 1
+    for name, array in (("two.nii.gz", workspace.labels("ct.nii.gz")), ("m.nii.gz", drawn)):
+        file = nib.Nifti1Image(array, AFFINE)  # type: ignore[attr-defined]
+        file.set_sform(AFFINE * [[-1], [1], [1], [1]], 1)
+        file.set_qform(AFFINE, 1)
+        nib.save(file, workspace.folder / name)
+    words = ("--geometry-from", "qform")
+    workspace.done(*words, "--mask", "m.nii.gz", image="two.nii.gz")
+    found = workspace.labels()
+    assert (found & drawn).sum() > (found[:, :, 2].sum() + drawn.sum()) / 3
+    workspace.done(*words, "--correct", "m.nii.gz", "--point", "12", "10", "2", image="two.nii.gz", output="new.nii.gz")
+    assert workspace.labels("new.nii.gz")[12, 10, 2]

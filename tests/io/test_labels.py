@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medical_sam2 import io
-from medical_sam2.errors import FormatError, GeometryError
+from medical_sam2.errors import AmbiguousError, FormatError, GeometryError
+from medical_sam2.io.prompt_file import load_prompts
 from medical_sam2.volume import Volume
 from tests.io.making import affines
 from tests.io.test_nifti import AFFINE as NIFTI_AFFINE
-from tests.io.test_nifti import raw
+from tests.io.test_nifti import ARRAY, raw
 
 LABELS = np.random.default_rng(0).integers(0, 4, (3, 4, 5)).astype(np.uint8)
 TURNS = [(order, flips) for order in permutations(range(3)) for flips in product((1, -1), repeat=3)]
@@ -98,3 +99,37 @@ def test_a_coloured_mask_is_refused_and_a_grey_one_counts_once(tmp_path: Path) -
             io.load_outlines(tmp_path / "m.nii", image)
         with pytest.raises(FormatError, match="coloured"):
             io.load_labels(tmp_path / "m.nii", image)
+
+
+MIRRORED = [2.0, 0, 0, 7]  # srow_x of an sform that contradicts the qform
+DRAWN = (ARRAY % 7 < 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("form", ["sform", "qform"])
+def test_the_form_that_is_chosen_for_an_image_counts_for_its_labels(tmp_path: Path, form: io.Form) -> None:
+    """They mostly have the header of their image, and would contradict themselves as it does."""
+    (tmp_path / "image.nii").write_bytes(raw(srow_x=MIRRORED))
+    (tmp_path / "m.nii").write_bytes(raw(DRAWN, srow_x=MIRRORED))
+    (tmp_path / "p.json").write_text('{"objects": [{"label": 3, "masks": [{"file": "m.nii", "label": 1}]}]}')
+    image = io.load(tmp_path / "image.nii", geometry_from=form)
+    labels = io.load_labels(tmp_path / "m.nii", image)
+    assert (labels.array == DRAWN).all()
+    assert labels.warnings == ()
+    assert (io.load_named_labels(tmp_path / "m.nii", image)[0].array == DRAWN).all()
+    assert (io.load_segmentation(tmp_path / "m.nii", image).labels == DRAWN).all()
+    assert all(mask.object == 3 for mask in load_prompts(tmp_path / "p.json", image).prompts)
+    with pytest.raises(AmbiguousError, match=r"m\.nii: sform and qform contradict each other .*--geometry-from sform"):
+        load_prompts(tmp_path / "p.json", Volume(image.array, image.affine))
+
+
+def test_labels_without_the_chosen_form_lie_where_they_say(tmp_path: Path) -> None:
+    (tmp_path / "image.nii").write_bytes(raw(srow_x=MIRRORED))
+    image = io.load(tmp_path / "image.nii", geometry_from="qform")
+    io.save(DRAWN, tmp_path / "m.nrrd", image)
+    (tmp_path / "same.nii").write_bytes(raw(DRAWN, qform_code=0))
+    (tmp_path / "broken.nii").write_bytes(raw(DRAWN, quatern_b=1.0, quatern_c=0.9))
+    for name in ("m.nrrd", "same.nii", "broken.nii"):
+        assert (io.load_labels(tmp_path / name, image).array == DRAWN).all()
+    (tmp_path / "mirrored.nii").write_bytes(raw(DRAWN, qform_code=0, srow_x=MIRRORED))
+    with pytest.raises(GeometryError, match="mm away"):
+        io.load_labels(tmp_path / "mirrored.nii", image)

@@ -15,7 +15,7 @@ from medical_sam2.batch import BatchCase, MaskFile, PromptFile, PromptSource, Te
 from medical_sam2.batch.table import TABLES, Check, TableRow, check_name, raise_together, read_table
 from medical_sam2.data.data_sets import CHANNEL, FOLDERS, stem
 from medical_sam2.errors import ConfigError, InputError, MedicalSam2Error, PromptError
-from medical_sam2.io.label_grid import reorient
+from medical_sam2.io.label_grid import read_as_image, reorient
 from medical_sam2.io.labels import AS_DRAWN, MaskRule
 from medical_sam2.io.prompt_file import check_limits_given_once
 from medical_sam2.io.registry import DICOM, SLICER, Options, data_suffixes, read_grid, recognise, suffixes
@@ -303,7 +303,7 @@ def _check_mask(row: TableRow, grid: Volume) -> None:
     (path,) = row.files
     own = None
     with suppress(MedicalSam2Error):
-        own = read_grid(path, Options())
+        own = read_as_image(read_grid, path, Options(), grid)
     if own is not None:
         try:
             reorient(own, grid)

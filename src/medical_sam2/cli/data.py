@@ -42,7 +42,7 @@ def info(
     Args:
         file: image file, folder with a DICOM series, zip with an image, or file of prompts (.json).
         json: print one JSON object.
-        geometry_from: which form of a NIfTI file counts where the two contradict each other.
+        geometry_from: which form of a NIfTI file, and of its labels, counts where the two contradict each other.
         frame: time point or page, from 0.
         all_frames: each page of a TIFF file is a picture.
         series: DICOM series of a folder, from 1, or its SeriesInstanceUID.

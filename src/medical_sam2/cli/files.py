@@ -50,7 +50,7 @@ class Reading:
     """How the image is read where that is not clear.
 
     Args:
-        geometry_from: which form of a NIfTI file counts where the two contradict each other.
+        geometry_from: which form of a NIfTI file, and of its labels, counts where the two contradict each other.
         frame: time point or page, from 0.
         series: DICOM series of a folder, from 1, or its SeriesInstanceUID.
         allow_gap: interpolate missing DICOM slices.

@@ -60,7 +60,7 @@ def load(
 
     Args:
         path: what to read; its content decides the format, not its name.
-        geometry_from: "sform" or "qform", where a NIfTI file's two contradict each other.
+        geometry_from: "sform" or "qform", where a NIfTI file's two contradict each other; it counts for its labels, too.
         frame: time point of a 4D image, from 0.
         series: DICOM series of a folder, from 1, or its SeriesInstanceUID.
         allow_gap: interpolate missing DICOM slices instead of refusing.
@@ -159,7 +159,7 @@ def load_outlines(
                 raise InputError(*labels.NEEDS_NOTHING)
             if own is not None:
                 return select_outlines(own.load_segments(path, like, rule.threshold), rule)
-            found = outlines(label_grid.reorient(_label_volume(path, frame), like).array, rule)
+            found = outlines(label_grid.reorient(_label_volume(path, frame, like), like).array, rule)
             return found if rule.object is not None else label_table.describe(found, path)
     except MedicalSam2Error as error:
         raise error.about(path) from None
@@ -216,7 +216,7 @@ def _load_labels(path: Path, like: Volume, frame: int | None = None) -> tuple[Vo
     require_volume(like)
     own = _segmentation(path)
     if own is None:
-        return label_grid.fit(_label_volume(path, frame), like), None
+        return label_grid.fit(_label_volume(path, frame, like), like), None
     if frame is not None:
         raise InputError(*labels.NEEDS_NOTHING)
     return own.load(path, like)
@@ -235,8 +235,8 @@ def _segmentation(path: Path) -> ModuleType | None:
     return None
 
 
-def _label_volume(path: Path, frame: int | None) -> Volume:
-    found = None if _is_picture(path) else read_file(path, Options(frame=frame, clean=False))
+def _label_volume(path: Path, frame: int | None, like: Volume) -> Volume:
+    found = None if _is_picture(path) else label_grid.read_as_image(read_file, path, Options(frame=frame, clean=False), like)
     if not isinstance(found, Volume):
         raise FormatError("this is a picture, not a label map of a volume", "give a volume", subject=path)
     return found

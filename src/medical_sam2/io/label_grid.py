@@ -1,21 +1,41 @@
 """Label maps in the grid of their image, whatever the order of their voxels, or refused: volumes, and single 2D images."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medical_sam2.errors import FormatError, GeometryError
+from medical_sam2.errors import ConfigError, FormatError, GeometryError
 from medical_sam2.io import voxels
-from medical_sam2.io.registry import Picture
+from medical_sam2.io.registry import Loaded, Options, Picture
 from medical_sam2.io.voxels import SAME_MM, grid_distance, thin_axis
 from medical_sam2.volume import Volume
 
+Found = TypeVar("Found")
 ACROSS = range(5, 9)
 """EXIF orientations with which rows are shown as columns."""
+
+
+# Labels mostly have the header of their image: where its two forms contradict each other, so do theirs.
+def read_as_image(read: Callable[[Path, Options], Found], path: Path, options: Options, like: Volume) -> Found:
+    """Labels by the form (sform or qform) that was chosen for their image; as they are where they have no such form.
+
+    Args:
+        read: `read_file` or `read_grid` of `registry`; what it raises is raised.
+        path: the labels.
+        options: how they are read, but for the form.
+        like: the image.
+    """
+    chosen = like.geometry_from if isinstance(like, Loaded) else None
+    if chosen is not None:
+        with suppress(GeometryError, ConfigError):  # it is not set, or cannot be used; or this is no NIfTI
+            return read(path, replace(options, geometry_from=chosen))
+    return read(path, options)
 
 
 def fit(labels: Volume, like: Volume) -> Volume:

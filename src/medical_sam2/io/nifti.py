@@ -78,8 +78,8 @@ def read(path: Path, options: Options) -> Loaded:
     if options.clean:
         array, odd = voxels.clean(array)
         notes += odd + size_warning(shape)
-    origin = NiftiOrigin(header, form.affine)
-    return Loaded(array, form.affine, source=path, warnings=(*notes, *shear_warning(form.affine)), origin=origin)
+    origin, told = NiftiOrigin(header, form.affine), (*notes, *shear_warning(form.affine))
+    return Loaded(array, form.affine, source=path, warnings=told, origin=origin, geometry_from=options.geometry_from)
 
 
 def read_grid(path: Path, options: Options) -> Volume:
@@ -94,7 +94,8 @@ def read_grid(path: Path, options: Options) -> Volume:
         form = choose_form(header, shape, options.geometry_from, path)
         voxels.pick_frame(frames, options.frame, path)
         dtype, _ = _dtype(header, path)
-    return Volume(np.broadcast_to(np.zeros((), dtype), shape), form.affine, source=path)
+    zeros = np.broadcast_to(np.zeros((), dtype), shape)
+    return Loaded(zeros, form.affine, source=path, geometry_from=options.geometry_from)
 
 
 @contextmanager

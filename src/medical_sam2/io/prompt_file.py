@@ -362,6 +362,8 @@ class _Placer:
             rule = MaskRule(label, entry.threshold, value=entry.value)
             (outline,) = io.load_outlines(path, self.places.volume, rule)
         except AmbiguousError as error:
+            if any("--geometry-from" in choice for choice in error.choices):  # it is asked about the image, too
+                raise error.about(path) from None
             choices = ('"threshold": NUMBER (what is at least that)', '"label": NUMBER (what is exactly that)')
             raise AmbiguousError(error.problem, "write one beside its file", subject=path, choices=choices) from None
         return masks_from([outline]) if entry.axis is None else [Mask(outline.inside, label, LETTERS.index(entry.axis))]

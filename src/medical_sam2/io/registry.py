@@ -75,6 +75,7 @@ class Loaded(Volume):
     """A volume that remembers what its format needs for writing something beside it, bit for bit in the same grid."""
 
     origin: object | None = None  # the reader's own notes; writers of the same format understand them
+    geometry_from: Form | None = None  # which form of a NIfTI file was asked for; it counts for its labels, too
 
 
 @dataclass(frozen=True, eq=False)
