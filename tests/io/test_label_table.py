@@ -72,3 +72,29 @@ def test_a_label_with_two_names_is_refused(tmp_path: Path) -> None:
     io.save(FOUND, tmp_path / "m.nii.gz", LIKE)
     with pytest.raises(FormatError, match=r"m\.txt: it names label 1 twice"):
         io.load_segmentation(tmp_path / "m.nii.gz", LIKE)
+
+
+def test_a_table_that_names_other_objects_is_told_when_labels_are_written(tmp_path: Path) -> None:
+    for suffix in label_table.SUFFIXES:
+        label_table.save(FOUND, tmp_path / f"m{suffix}")
+        own = ["m.nii.gz does not hold names and colours"]
+        assert io.save(FOUND, tmp_path / "m.nii.gz", LIKE) == own
+        assert io.save(LABELS * 0.5, tmp_path / "m.nii.gz", LIKE) == []  # a map of numbers has no names
+        name = "left_kidney" if suffix in (".ctbl", ".txt") else "left kidney"
+        (told,) = io.save(LABELS, tmp_path / "m.nii.gz", LIKE)
+        assert told == (
+            f"m{suffix}, which lies beside m.nii.gz, calls object 1 '{name}', as whoever reads these labels will: "
+            "remove it, or write theirs in its place (--label-table)"
+        )
+        others = Segmentation(LABELS, LIKE.affine, {1: "left kidney", 9: "metastasis"})
+        assert "calls object 9 'cyst'" in io.save(others, tmp_path / "m.nii.gz", LIKE)[-1]
+        assert len(io.save(FOUND, tmp_path / "m.seg.nrrd", LIKE)) == 0  # it names its segments itself
+        (tmp_path / f"m{suffix}").unlink()
+    assert io.save(LABELS, tmp_path / "m.nii.gz", LIKE) == []
+
+
+def test_labels_are_written_beside_a_table_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "m.txt").write_text("1 liver 0 0 0 0\n1 spleen 0 0 0 0\n")
+    (told,) = io.save(LABELS, tmp_path / "m.nii.gz", LIKE)
+    assert told.startswith("m.nii.gz is not read while a table lies beside it that cannot be: ")
+    assert "m.txt: it names label 1 twice" in told

@@ -254,7 +254,7 @@ def save(
         formats: plug-ins that know further suffixes; see `medical_sam2.io.registry`.
 
     Returns:
-        What the file does not hold of it, one line each.
+        What the file does not hold of it, one line each; and one if a table of labels beside it calls its objects otherwise.
 
     Raises:
         InputError: unknown suffix or unwritable folder.
@@ -273,9 +273,17 @@ def save(
     if isinstance(what, Segmentation):
         voxels.check_grid(what, like)
     else:
-        return format.write(voxels.compact(np.asarray(what)), path, like, NO_NAMES)
+        array = voxels.compact(np.asarray(what))
+        return [*format.write(array, path, like, NO_NAMES), *_describe_table(format, path, NO_NAMES, array)]
     layers = tuple(voxels.compact(layer) for layer in what.layers)
-    return format.export(replace(what, labels=voxels.compact(what.labels), layers=layers), path, like)
+    found = replace(what, labels=voxels.compact(what.labels), layers=layers)
+    return [*format.export(found, path, like), *_describe_table(format, path, found.names, found.labels)]
+
+
+def _describe_table(format: registry.Format, path: Path, names: Mapping[int, str], array: NDArray[Any]) -> list[str]:
+    """A line if a table beside these labels calls them otherwise."""
+    named_by_tables = format.reader and "names" not in format.carries and array.dtype.kind in "biu"
+    return label_table.describe_others(path, names, array) if named_by_tables else []
 
 
 def _is_picture(path: Path) -> bool:

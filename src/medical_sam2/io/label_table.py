@@ -11,13 +11,16 @@
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medical_sam2.errors import FormatError
+import numpy as np
+from numpy.typing import NDArray
+
+from medical_sam2.errors import FormatError, MedicalSam2Error
 from medical_sam2.io import atomic
-from medical_sam2.io.labels import MOST_OBJECTS, Outline
+from medical_sam2.io.labels import MOST_OBJECTS, NOWHERE, Outline, labels_in
 from medical_sam2.io.safe_open import open_regular
 from medical_sam2.volume import Colour, Segmentation
 
@@ -146,3 +149,30 @@ def describe(outlines: list[Outline], path: Path) -> list[Outline]:
         replace(outline, name=outline.name or known[outline.label].name, colour=outline.colour or known[outline.label].colour)
         for outline in outlines
     ]
+
+
+# A table that an earlier run left beside its labels would name those that are written in their place.
+def describe_others(path: Path, names: Mapping[int, str], array: NDArray[np.integer]) -> list[str]:
+    """A line if the table beside a label map calls its objects otherwise than they are called, or cannot be read.
+
+    Args:
+        path: the label map.
+        names: label → name, of those that have one.
+        array: its numbers.
+    """
+    try:
+        if (table := beside(path)) is None:
+            return []
+        told = describe([Outline(label, NOWHERE) for label in sorted(labels_in(array))], path)
+    except MedicalSam2Error as error:
+        return [f"{path.name} is not read while a table lies beside it that cannot be: {error}"]
+    for outline in told:
+        if outline.name and _comparable(outline.name) != _comparable(names.get(outline.label, "")):
+            calls = f"{table.name}, which lies beside {path.name}, calls object {outline.label} {outline.name!r}"
+            return [f"{calls}, as whoever reads these labels will: remove it, or write theirs in its place (--label-table)"]
+    return []
+
+
+def _comparable(name: str) -> str:
+    """A name as every table holds it."""
+    return "_".join(name.replace('"', "'").split())
