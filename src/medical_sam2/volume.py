@@ -181,6 +181,11 @@ class Segmentation:
         """Labels of the objects that have voxels, ascending."""
         return tuple(sorted({int(label) for each in self.maps for slab in each for label in np.unique(slab)} - {0}))
 
+    @property
+    def chosen_colours(self) -> dict[int, Colour]:
+        """Label → colour, of those that have another one than `colour_of` gives them."""
+        return {label: colour for label, colour in self.colours.items() if tuple(colour) != colour_of(label)}
+
     def colour(self, label: int) -> Colour:
         """The colour of an object: the chosen one, or that of `colour_of`."""
         return self.colours.get(label, colour_of(label))

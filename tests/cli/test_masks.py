@@ -96,9 +96,9 @@ def test_a_time_point_of_a_mask(tmp_path: Path) -> None:
 def test_probabilities_and_large_labels_of_volumes(tmp_path: Path) -> None:
     soft = np.where(LIVER, 0.8, 0.1).astype(np.float32)
     io.save(soft, tmp_path / "p.nii.gz", IMAGE)
-    with pytest.raises(AmbiguousError, match=r"p\.nii\.gz: .*--threshold 0\.4"):
+    with pytest.raises(AmbiguousError, match=r"p\.nii\.gz: .*--threshold 0\.5 "):
         volume_prompts(PromptOptions(mask=(tmp_path / "p.nii.gz",)), IMAGE)
-    (prompt,) = volume_prompts(PromptOptions(mask=(tmp_path / "p.nii.gz",), threshold=0.4), IMAGE).prompts
+    (prompt,) = volume_prompts(PromptOptions(mask=(tmp_path / "p.nii.gz",), threshold=0.5), IMAGE).prompts
     assert prompt.array_ijk.sum() == LIVER.sum()  # type: ignore[attr-defined]
     io.save(LIVER * np.uint32(614_454_277), tmp_path / "m.nii.gz", IMAGE)
     with pytest.raises(PromptError, match="614454277 is too large"):

@@ -10,28 +10,31 @@ from PIL import Image
 
 from medical_sam2.batch import read_record
 from medical_sam2.cli import main, report
-from medical_sam2.io.labels import save_label_map
+from medical_sam2.io.labels import MADE_BY, save_label_map
 from medical_sam2.model.catalogue import NAMED_WEIGHTS
 from medical_sam2.tracking.click_outline import JUDGE_FILE
 from medical_sam2.tracking.set_consensus import NETWORK_FILE
 from tests.cli.conftest import A_MASK, CLICK, SetWorkspace, Workspace
 
-OTHERWISE: list[tuple[str, ...]] = [
-    (*A_MASK, "--bank", "fifo"),
-    ("--template", "a.png", "--point", "20", "30"),
-    (*A_MASK, "--window", "0,200"),
-    (*A_MASK, "--object", "2"),
+OTHERWISE: list[tuple[tuple[str, ...], str]] = [
+    ((*A_MASK, "--bank", "fifo"), "settings"),
+    (("--template", "a.png", "--point", "20", "30"), "prompts"),
+    ((*A_MASK, "--window", "0,200"), "settings"),
+    ((*A_MASK, "--object", "2", "--bank", "fifo"), "settings and prompts"),
+    (("--template", "b.png", "--point", "20", "30", "--bank", "fifo"), "settings, prompts and prompted images"),
 ]
 
 
-@pytest.mark.parametrize("words", OTHERWISE)
-def test_label_maps_that_were_made_otherwise_are_not_mixed(set_workspace: SetWorkspace, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("words", "which"), OTHERWISE)
+def test_label_maps_that_were_made_otherwise_are_not_mixed(
+    set_workspace: SetWorkspace, words: tuple[str, ...], which: str
+) -> None:
     """With other settings or prompts: they are named, and nothing is written; the same again goes on."""
     set_workspace.done(*A_MASK)
     Path("out/c.png").unlink()
     for more in ((), ("--dry-run",)):
         line = set_workspace.refused(*words, "--skip-existing", *more)
-        assert "out: 2 of 2 label maps were made with other settings, weights or prompts: a.png, b.png; choose another" in line
+        assert f"out: 2 of 2 label maps were made with other {which}: a.png, b.png; choose another" in line
     again = set_workspace.done(*A_MASK, "--skip-existing", "--features", "kept", "--threads", "2")
     assert [row["image"] for row in again["images"]] == ["c.jpg"]
     assert set_workspace.done(*words, "--overwrite")["count"] == 3
@@ -86,7 +89,7 @@ def test_other_weights_are_other_settings(set_workspace: SetWorkspace, tmp_path:
         (folder / file.name).write_bytes(file.read_bytes())
     assert set_workspace.done(*A_MASK, "--weights", str(folder), "--skip-existing")["skipped"] == 3
     (folder / JUDGE_FILE).write_bytes((NAMED_WEIGHTS["nano"].folder / JUDGE_FILE).read_bytes())
-    assert "with other settings, weights" in set_workspace.refused(*A_MASK, "--weights", str(folder), "--skip-existing")
+    assert "with other weights: a.png" in set_workspace.refused(*A_MASK, "--weights", str(folder), "--skip-existing")
 
 
 def test_an_interrupted_run_and_one_that_goes_on_tell_the_same(
@@ -137,7 +140,20 @@ def test_label_maps_of_other_images_are_not_mixed(set_workspace: SetWorkspace) -
     Path("set/b.png").write_bytes(kept)
     Image.fromarray(255 - np.array(Image.open("set/a.png"))).save("set/a.png")
     Path("out/a.png").unlink()
-    assert "with other settings, weights or prompts: b.png" in set_workspace.refused(*A_MASK, "--skip-existing")
+    assert "with other prompted images: b.png" in set_workspace.refused(*A_MASK, "--skip-existing")
+
+
+def test_label_maps_of_a_version_that_kept_less_are_not_mixed_and_go_on(set_workspace: SetWorkspace) -> None:
+    """It kept one hash of all: what differs is not known."""
+    set_workspace.done(*A_MASK)
+    Path("out/c.png").unlink()
+    with Image.open("out/b.png") as image:
+        kept, labels = json.loads(image.info[MADE_BY]), np.array(image)
+    del kept["parts"]
+    save_label_map(labels, Path("out/b.png"), made_by=json.dumps(kept))
+    line = set_workspace.refused(*A_MASK, "--bank", "fifo", "--skip-existing")
+    assert "out: 2 of 2 label maps were made with other settings, weights or prompts: a.png, b.png; choose another" in line
+    assert set_workspace.done(*A_MASK, "--skip-existing")["skipped"] == 2
 
 
 def test_suggestions_know_what_an_earlier_run_outlined(set_workspace: SetWorkspace) -> None:

@@ -9,7 +9,7 @@ from medical_sam2 import io
 from medical_sam2.errors import FormatError
 from medical_sam2.io import label_table
 from medical_sam2.io.label_table import LabelEntry
-from medical_sam2.volume import COLOURS, Segmentation, Volume
+from medical_sam2.volume import COLOURS, Segmentation, Volume, colour_of
 
 LIKE = Volume(np.zeros((4, 5, 6), np.int16), np.eye(4))
 LABELS = np.zeros(LIKE.shape, np.uint8)
@@ -98,3 +98,28 @@ def test_labels_are_written_beside_a_table_that_cannot_be_read(tmp_path: Path) -
     (told,) = io.save(LABELS, tmp_path / "m.nii.gz", LIKE)
     assert told.startswith("m.nii.gz is not read while a table lies beside it that cannot be: ")
     assert "m.txt: it names label 1 twice" in told
+
+
+@pytest.mark.parametrize("suffix", label_table.SUFFIXES)
+def test_files_of_single_objects_share_a_table(tmp_path: Path, suffix: str) -> None:
+    """As `segment --separate --label-table` writes them."""
+    label_table.save(FOUND, tmp_path / f"m{suffix}")
+    for label in (1, 4, 9):
+        io.save(LABELS * (label == LABELS), tmp_path / f"m-{label}.nii.gz", LIKE)
+    assert io.load_segmentation(tmp_path / "m-9.nii.gz", LIKE).names == {9: "cyst"}
+    assert io.load_segmentation(tmp_path / "m-9.nii.gz", LIKE).colours == {9: (255, 1, 128)}
+    assert io.load_segmentation(tmp_path / "m-4.nii.gz", LIKE).names == {}
+    assert [each.name for each in io.load_named_labels(tmp_path / "m-9.nii.gz", LIKE)[1]] == ["cyst"]
+    io.save(LABELS, tmp_path / "m-2.nii.gz", LIKE)  # a label map whose name ends in a number
+    assert io.load_segmentation(tmp_path / "m-2.nii.gz", LIKE).names == {}
+    own = Segmentation(LABELS, LIKE.affine, {9: "metastasis"})
+    label_table.save(own, tmp_path / f"m-9{suffix}")
+    assert io.load_segmentation(tmp_path / "m-9.nii.gz", LIKE).names == {9: "metastasis"}
+
+
+def test_colours_that_nobody_chose_are_not_said_to_be_lost(tmp_path: Path) -> None:
+    """As they come back from a table of labels or from segments."""
+    usual = {1: colour_of(1), 9: colour_of(9)}
+    plain, chosen = (Segmentation(LABELS, LIKE.affine, colours={**usual, **more}) for more in ({}, {9: (255, 1, 128)}))
+    assert io.save(plain, tmp_path / "m.nii.gz", LIKE) == []
+    assert io.save(chosen, tmp_path / "m.nii.gz", LIKE) == ["m.nii.gz does not hold colours"]

@@ -198,9 +198,16 @@ def test_a_jpeg_is_asked_about_even_where_its_numbers_look_like_labels(tmp_path:
     assert abs(read(tmp_path / "m.jpg", threshold=45)[1] - (INSIDE | OTHER).sum()) < 30
 
 
+@pytest.mark.parametrize(("largest", "half"), [(1.0, "0.5"), (0.6, "0.5"), (0.3, "0.15"), (90.5, "45.25")])
+def test_one_half_is_suggested_of_probabilities(largest: float, half: str) -> None:
+    """Where the largest is less than that, and of percentages or other numbers, half of the largest."""
+    with pytest.raises(AmbiguousError, match=rf"--threshold {half} \(one object: what is at least {half}\)"):
+        outlines(np.where(INSIDE, largest, 0.2))
+
+
 def test_probabilities_are_asked_about() -> None:
     array = np.where(INSIDE, 0.9, 0.1) * (Y / 96)
-    with pytest.raises(AmbiguousError, match=r"probabilities.*--threshold 0\.\d+"):
+    with pytest.raises(AmbiguousError, match=r"probabilities.*--threshold 0\.5 "):
         outlines(array)
     with pytest.raises(AmbiguousError):
         outlines(array, MaskRule(each_label=True))

@@ -247,10 +247,18 @@ def contents(case: BatchCase) -> list[Path]:
 
 
 @dataclass(frozen=True)
+class RunHash:
+    """What the label maps of a run depend on."""
+
+    key: str  # hash of all of it
+    parts: Mapping[str, str] = field(default_factory=dict[str, str])  # what ("settings", "prompts" …) → its own hash
+
+
+@dataclass(frozen=True)
 class LabelMapRecord:
     """How a label map was made, and how sure that was; nothing of the image."""
 
-    key: str  # hash of settings, weights and prompts
+    run: RunHash  # parts are empty where an earlier version wrote it
     image: str  # hash of the image's file
     confidence: Mapping[int, float]  # object → predicted IoU
     # likeness, prompted, window: see `ImageMask`
@@ -259,12 +267,13 @@ class LabelMapRecord:
     window: Window | None
 
 
-def record_text(key: str, file: Path, found: "ImageMask") -> str:
+def record_text(run: RunHash, file: Path, found: "ImageMask") -> str:
     """The text that the label map of a file keeps of how it was made."""
     return json.dumps(
         {
             "version": 1,
-            "key": key,
+            "key": run.key,
+            "parts": {**run.parts},
             "image": hash_files([file]),
             "confidence": {str(label): sure for label, sure in found.confidence.items()},
             "likeness": found.likeness,
@@ -282,9 +291,8 @@ def read_record(file: Path) -> LabelMapRecord | None:
         window = None if seen is None else Window(float(seen["low"]), float(seen["high"]), str(seen["source"]))
         confidence = {int(label): float(sure) for label, sure in kept["confidence"].items()}
         if confidence and (window is None or window.low < window.high):
-            return LabelMapRecord(
-                str(kept["key"]), str(kept["image"]), confidence, float(kept["likeness"]), bool(kept["prompted"]), window
-            )
+            run = RunHash(str(kept["key"]), {str(part): str(own) for part, own in kept.get("parts", {}).items()})
+            return LabelMapRecord(run, str(kept["image"]), confidence, float(kept["likeness"]), bool(kept["prompted"]), window)
     return None
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medical_sam2.batch import WITHOUT_EFFECT, LabelMapRecord, hash_content, hash_files, hash_weights
+from medical_sam2.batch import WITHOUT_EFFECT, LabelMapRecord, RunHash, hash_content, hash_files, hash_weights
 from medical_sam2.cli.files import OutputOptions, describe_changed_names
 from medical_sam2.cli.options import InferenceOptions, NetworkOptions, SetInferenceOptions, TrackingOptions
 from medical_sam2.cli.prompts import SetPrompts
@@ -181,8 +181,8 @@ def describe_plan(plan: RunPlan, options: InferenceOptions, segmenter: Segmenter
     }
 
 
-def hash_set_run(options: SetInferenceOptions, prompts: SetPrompts, images: ImageFolder) -> str:
-    """Hash of all that label maps of a set depend on beside the images: settings, weights and what lies beside them, prompts.
+def hash_set_run(options: SetInferenceOptions, prompts: SetPrompts, images: ImageFolder) -> RunHash:
+    """All that label maps of a set depend on beside their images: settings, weights and what lies beside them, prompts.
 
     Raises:
         WeightsError: there are no such weights.
@@ -194,7 +194,9 @@ def hash_set_run(options: SetInferenceOptions, prompts: SetPrompts, images: Imag
         for i, own in sorted(prompts.prompts.items())
         for label, prompt in sorted(own.items())
     ]
-    return hash_content([given, weights, said, hash_files([images.entries[i].file for i in sorted(prompts.prompts)])])
+    prompted = hash_files([images.entries[i].file for i in sorted(prompts.prompts)])
+    content = {"settings": given, "weights": weights, "prompts": said, "prompted images": prompted}
+    return RunHash(hash_content([*content.values()]), {part: hash_content(own) for part, own in content.items()})
 
 
 def recall_image(record: LabelMapRecord, index: int, labels: NDArray[np.unsignedinteger]) -> ImageMask:

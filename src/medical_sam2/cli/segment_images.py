@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical_sam2 import preview
-from medical_sam2.batch import LabelMapRecord, hash_files, read_record, record_text
+from medical_sam2.batch import LabelMapRecord, RunHash, hash_files, read_record, record_text
 from medical_sam2.cli import plain, report
 from medical_sam2.cli.files import (
     OutputWriter,
@@ -81,7 +81,7 @@ def segment_images(
     segmenter = network.load_segmenter(options)
     lacking = options.consensus and segmenter.set_consensus is None
     options = replace(options, consensus=options.consensus and not lacking)
-    run.key = network.hash_set_run(options, run.prompts, images)
+    run.hash = network.hash_set_run(options, run.prompts, images)
     run.notes = _check_skipped(run)
     run.settings = report.describe_set_run(images, run.prompts, options) | network.describe_network(options, segmenter)
     if dry_run:
@@ -129,9 +129,9 @@ def _check_skipped(run: "_SetRun") -> list[str]:
         InputError: some were made with other settings, weights or prompts, or of other images.
     """
     run.records = {i: record for i in sorted(run.skipped) if (record := read_record(run.files[i])) is not None}
-    if others := [run.files[i].name for i, record in run.records.items() if record.key != run.key]:
+    if others := [run.files[i].name for i, record in run.records.items() if record.run.key != run.hash.key]:
         some = say_count(len(run.skipped), "label map", "were", part=len(others))
-        problem = f"{some} made with other settings, weights or prompts: {list_first(others)}"
+        problem = f"{some} made with other {_describe_changes(run)}: {list_first(others)}"
         remedy = "choose another folder, or do all again with --overwrite"
         raise InputError(problem, remedy, subject=run.outputs.output)
     entries = run.images.entries
@@ -143,6 +143,15 @@ def _check_skipped(run: "_SetRun") -> list[str]:
         told = "left out of preview, statistics and report, as nothing tells how they were made"
         notes.append(f"{say_count(len(unknown), 'label map', 'are')} {told}: {list_first(unknown)}")
     return notes
+
+
+def _describe_changes(run: "_SetRun") -> str:
+    """What label maps of an earlier run were made otherwise with, as far as they tell."""
+    known = [record.run.parts for record in run.records.values() if record.run.key != run.hash.key]
+    changed = [part for part, own in run.hash.parts.items() if any(parts.get(part) != own for parts in known)]
+    if all(known) and changed:
+        return " and ".join(filter(None, [", ".join(changed[:-1]), changed[-1]]))
+    return "settings, weights or prompts"
 
 
 # Outlines of an earlier run beside label maps of this one would be taken for its own by whatever program opens them.
@@ -223,7 +232,7 @@ class _SetRun:
     failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     stored_in_colour: set[int] = field(default_factory=set[int])
     in_colour: dict[int, bool] = field(default_factory=dict[int, bool])
-    key: str = ""
+    hash: RunHash = field(default_factory=lambda: RunHash(""))
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     start: float = field(default_factory=time.perf_counter)
     notes: Sequence[str] = ()
@@ -345,7 +354,7 @@ class _SetRun:
         if i in self.skipped:
             return
         self.outputs.output.mkdir(exist_ok=True)
-        save_label_map(found.labels, self.files[i], picture.turned, record_text(self.key, self.images.entries[i].file, found))
+        save_label_map(found.labels, self.files[i], picture.turned, record_text(self.hash, self.images.entries[i].file, found))
         self.done[i] = found.confidence
         self.rows.append(self._row(found))
         notes = (TURNED,) if self.annotations and picture.turned != 1 else ()

@@ -28,6 +28,7 @@ SUFFIXES = (".label", ".ctbl", ".txt", ".tsv")
 MOST_BYTES = 1 << 22
 SNAP = re.compile(r'\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+\d+\s+\d+\s+"(.*)"\s*')
 COLOURS_OF = re.compile(r"\s*(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)(?:\s+\d+)?\s*")
+OF_ONE = re.compile(r"(?<=.)-\d+$")
 HEX = re.compile(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
 SNAP_HEADER = """################################################
 # ITK-SnAP Label Description File
@@ -135,15 +136,25 @@ def _entry(label: str, name: str, colour: list[str]) -> LabelEntry:
 
 
 def beside(path: Path) -> Path | None:
-    """The table that lies beside a label map: mask.nii.gz and mask.label, or another of `SUFFIXES`; None if there is none."""
-    stem = re.sub(r"(\.nii)?(\.gz)?$", "", path.name) if path.name.lower().endswith((".nii", ".gz")) else path.stem
-    there = (path.with_name(stem + suffix) for suffix in SUFFIXES)
+    """The table that lies beside a label map: mask.nii.gz and mask.label, or another of `SUFFIXES`; None if there is none.
+
+    Of a file of one object (mask-3.nii.gz, as `segment --separate` writes it) it may be that of all of them.
+    """
+    stem = _stem(path)
+    there = [path.with_name(name + suffix) for name in dict.fromkeys((stem, OF_ONE.sub("", stem))) for suffix in SUFFIXES]
     return next((file for file in there if file != path and file.is_file() and load(file)), None)
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"(\.nii)?(\.gz)?$", "", path.name) if path.name.lower().endswith((".nii", ".gz")) else path.stem
 
 
 def describe(outlines: list[Outline], path: Path) -> list[Outline]:
     """The objects of a label map with the names and colours of the table beside it, if there is one."""
-    table = (load(file) if (file := beside(path)) else None) or {}
+    file = beside(path)
+    table = (load(file) if file else None) or {}
+    if file and file.stem != _stem(path) and any(not _stem(path).endswith(f"-{outline.label}") for outline in outlines):
+        table = {}  # another map, whose name merely ends in a number
     known = {outline.label: table.get(outline.label, LabelEntry(outline.label, "")) for outline in outlines}
     return [
         replace(outline, name=outline.name or known[outline.label].name, colour=outline.colour or known[outline.label].colour)

@@ -180,6 +180,7 @@ def _ask_if_soft(array: NDArray[Any], numbers: list[float], rule: MaskRule, loss
     else:
         return
     half = numbers[-1] / 2 if fractions else np.ceil(numbers[-1] / 2)
+    half = 0.5 if fractions and 0.5 <= numbers[-1] <= 1 else half  # of probabilities, whatever the largest is
     choices = [f"--threshold {half:g} (one object: what is at least {half:g})"]
     if not fractions and numbers[-1] <= MOST_OBJECTS:
         choices.append(f"--each-label ({len(numbers)} objects, one for each number)")

@@ -213,7 +213,7 @@ class Format:
         if found.overlaps and "overlaps" not in self.carries:
             problem = f"objects overlap, and {self.name} holds one object at each voxel"
             raise FormatError(problem, f"save to {', '.join(written('overlaps'))}", subject=path)
-        held = {"names": found.names, "colours": found.colours, "probability": found.probability}
+        held = {"names": found.names, "colours": found.chosen_colours, "probability": found.probability}
         lost = [what for what, given in held.items() if given and (what not in self.carries or what == "probability")]
         notes = [TableNote(f"{path.name} does not hold {' and '.join(lost)}")] if lost else []
         if self.describe_changed_names(found.names):  # else nobody looks through the labels
