@@ -1,11 +1,13 @@
 """The gate of the consensus, fitted to a network's weights: track, learn, and what it gains on sets that it did not learn from.
 
     python benchmarks/consensus.py FOLDER --examples DIR [--weights nano] [--cases 12] [--synthetic 60] [-o GATE.safetensors]
+        [--kinds mask box click]
 
 FOLDER holds nnU-Net raw data sets of volumes to learn from; no set that results are reported on belongs there, and none that
 the weights were trained on should: a network is surer of what it has seen than of what is to come. Of each set CASES are drawn
-by the seed; each structure is prompted by its outline, its box and a click, on its largest slice or another large one; two
-objects of each of SYNTHETIC volumes by one of them. DIR keeps what was tracked, under the hash of the weights, so that a run
+by the seed; each structure is prompted by its outline, its box and a click, on its largest slice or another large one, and by
+its outline on its first slice, on its last, on both of them, and on those at a quarter and three quarters; two objects of each
+of SYNTHETIC volumes by one of them. DIR keeps what was tracked, under the hash of the weights, so that a run
 goes on where it was stopped and fitting again takes ten minutes. Printed: Dice off the prompted slice before and after, set by
 set, by gates that were learnt without that set, and their difference with a bootstrap interval over structures. OUT gets the
 gate that learnt from all. A gate learns from outlines alone, and from all prompts on synthetic volumes: what a click finds is
@@ -16,10 +18,12 @@ import argparse
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,44 +33,36 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from medical_sam2.data.data_sets import read_data_set
-from medical_sam2.errors import MedicalSam2Error, PromptError
-from medical_sam2.evaluate.cases import KINDS, VolumeTask, check_boxable
-from medical_sam2.intensity_window import choose_window
+from medical_sam2.errors import MedicalSam2Error
+from medical_sam2.evaluate.cases import KINDS, VolumeTask, draw_prompt, is_boxable
 from medical_sam2.io.atomic import write_bytes
-from medical_sam2.prompts import intensities
 from medical_sam2.segmenter import Segmenter
-from medical_sam2.tracking.consensus import FEATURES, Gate, TrackedObject, compute_features, working_grid
+from medical_sam2.tracking import volume_tracker
+from medical_sam2.tracking.consensus import FEATURES, Gate, RefinedProbability, TrackedObject, compute_features, working_grid
+from medical_sam2.tracking.cropping import Crop
 from medical_sam2.tracking.encoding import fingerprint
 from medical_sam2.tracking.frames import box_of
+from medical_sam2.tracking.fusion import Fusion
 from medical_sam2.volume import Volume
 from nano_recipe import make_case
 
 SEED = 777_300_017  # of synthetic volumes that no training uses
 SYNTHETIC = "synthetic"
 STRUCTURES = 14  # of one volume, at most
+LARGE = 0.4  # of the largest slice: so large is the one that is prompted
+LEAST = 5  # slices that a structure lies on whose ends are prompted
 NEAR, REST, EACH = 3000, 1000, 1500  # voxels kept where something is or was found, and elsewhere; shown in one step
-STEPS, BATCH, RATE, ENTROPY = 600, 8, 1e-2, 0.3
+STEPS, BATCH, RATE, ENTROPY = 2400, 8, 1e-2, 0.3
 GATES = 4  # fitted one by one, and joined in one that gives their mean
 
 
 @dataclass(frozen=True, eq=False)
-class Prompted(VolumeTask):
-    """A structure that is prompted on a slice of one's choice, the largest unless told."""
-
-    at: int | None = None
-
-    @property
-    def start(self) -> int:
-        return super().start if self.at is None else self.at
-
-
-@dataclass(frozen=True, eq=False)
 class Example:
-    """Voxels of one object that was tracked, the prompted slice left out.
+    """Voxels of one object that was tracked, the prompted slices left out.
 
     Args:
         dataset: that it is of.
-        kind: of its prompt.
+        kind: of its prompt, and where it lay unless on one large slice.
         features: (N, F).
         share: (N,) of the object in each box of the grid.
         weight: (N,) how much of the object each counts for, in sizes of the object.
@@ -126,56 +122,83 @@ def _synthetic(told: argparse.Namespace) -> Iterator[tuple[str, str, Volume, NDA
 def tracked(folder: Path, told: argparse.Namespace) -> Iterator[Path]:
     """Files with what the network found; those that are there stay."""
     network = Segmenter.from_pretrained(told.weights)
+    network.gate = network.gate or Gate().requires_grad_(False)  # without one nobody asks for a consensus
     kept = told.examples / fingerprint(network.network, network.device, network.precision, network.engine)[:12]
     kept.mkdir(parents=True, exist_ok=True)
-    for number, (dataset, name, volume, truth) in enumerate(jobs(folder, told)):
+    for dataset, name, volume, truth in jobs(folder, told):
+        try:
+            task = VolumeTask(volume, truth)
+        except MedicalSam2Error as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
         chance = np.random.default_rng(zlib.crc32(name.encode()))
-        for kind in KINDS if dataset != SYNTHETIC else [KINDS[number % 3]]:
-            file = kept / f"{name}_{kind}.npz".replace(" ", "_")
+        chosen = slices_to_prompt(task, told.kinds, chance)
+        for kind in chosen if dataset != SYNTHETIC else [[*chosen][zlib.crc32(name.encode()) % len(chosen)]]:
+            file = kept / f"{name}_{kind}.npz".replace(" ", "-")
             if not file.exists():
                 try:
-                    arrays = track(network, Prompted(volume, truth, _slice(truth, volume, chance)), kind, chance)
+                    arrays = track(network, task, kind.partition(" ")[0], chosen[kind], chance)
                 except MedicalSam2Error as error:
                     print(f"{name}: {error}", file=sys.stderr)
                     continue
                 draft = file.with_suffix(".draft.npz")
-                np.savez_compressed(draft, dataset=dataset, **arrays)
+                np.savez_compressed(draft, dataset=dataset, kind=kind, **arrays)
                 draft.replace(file)
             yield file
 
 
-def _slice(truth: NDArray[np.bool_], volume: Volume, chance: np.random.Generator) -> int | None:
-    """The largest, or as often another large one."""
-    task = VolumeTask(volume, truth)
-    areas = task.truth_thw.sum(axis=(1, 2))
-    t = int(chance.choice(np.flatnonzero(areas >= 0.4 * areas.max())))
+def slices_to_prompt(task: VolumeTask, kinds: Collection[str], chance: np.random.Generator) -> dict[str, list[int]]:
+    """Kind of the prompt, and where, → slices: a large one for each kind; for outlines the ends, too, and the quarters."""
+    truth = task.truth_thw
+    areas = truth.sum(axis=(1, 2))
+    t = int(chance.choice(np.flatnonzero(areas >= LARGE * areas.max())))
+    large = t if chance.uniform() < 0.5 and is_boxable(truth[t]) else task.start
+    chosen = {kind: [large] for kind in KINDS if kind in kinds}
+    there = [t for t in np.flatnonzero(areas).tolist() if is_boxable(truth[t])]
+    if "mask" in kinds and len(there) >= LEAST:
+        quarters = [there[len(there) // 4], there[-1 - len(there) // 4]]
+        places = ("first", [there[0]]), ("last", [there[-1]]), ("ends", [there[0], there[-1]]), ("quarters", quarters)
+        chosen |= {f"mask {place}": slices for place, slices in places}
+    return chosen
+
+
+@contextmanager
+def asked_of_consensus() -> Iterator[list[TrackedObject]]:
+    """The objects that a consensus is asked about meanwhile, as it is asked."""
+    objects, ask = list[TrackedObject](), volume_tracker.apply_consensus
+
+    def keep(gate: Gate, what: TrackedObject, fusion: Fusion, judge: Gate | None = None) -> Fusion | RefinedProbability:
+        objects.append(what)
+        return ask(gate, what, fusion, judge)
+
+    volume_tracker.apply_consensus = keep
     try:
-        check_boxable(task.truth_thw[t])
-    except PromptError:
-        return None
-    return t if chance.uniform() < 0.5 else None
+        yield objects
+    finally:
+        volume_tracker.apply_consensus = ask
 
 
-def track(network: Segmenter, task: Prompted, kind, chance: np.random.Generator) -> dict[str, NDArray[np.generic]]:
-    """What the network finds in a volume, and all that the consensus sees of it, cut around the object."""
-    axes, view, prompt = task.volume.orientation, task.view, task.prompt(kind, chance)
-    slices = view.apply(task.volume.array, axes)
-    window = choose_window(task.volume, inside=intensities(slices[task.start], task.frame_prompt(prompt)))
-    found = network.segment_volume(task.volume, [prompt], probability=True, consensus=False)
-    probability = view.apply(found.probability[1], axes)
-    confidence = np.zeros(len(probability), np.float32)
-    for row in found.confidence:
-        confidence[len(probability) - 1 - row.slice if view.flipped(axes)[0] else row.slice] = row.confidence
-    left, top, right, bottom = (int(x) for x in box_of((probability > 0.1).any(0) | task.truth_thw.any(0)))
+def track(network: Segmenter, task: VolumeTask, kind, slices: Sequence[int], chance: np.random.Generator) -> dict[str, Any]:
+    """What the network finds in a volume, and all that the consensus sees of it, cut around the object, slices first."""
+    prompts = [task.in_volume(t, draw_prompt(task.truth_thw[t], kind, chance)) for t in slices]
+    with asked_of_consensus() as objects:
+        network.segment_volume(task.volume, prompts)
+    what = objects[-1]
+    slabs = range(what.estimate.shape[0])
+    found, grey = (np.stack([np.asarray(of(i), np.float32) for i in slabs]) for of in (what.estimate.__getitem__, what.grey))
+    looked_at = task.truth_ijk[Crop.to_content(task.volume, prompts).box]
+    found, grey, truth = (np.moveaxis(each, what.axis, 0) for each in (found, grey, looked_at))
+    left, top, right, bottom = (int(x) for x in box_of((found > 0.1).any(0) | truth.any(0)))
     margin = max(right - left, bottom - top) + 8
     cut = (slice(None), slice(max(0, top - margin), bottom + margin + 1), slice(max(0, left - margin), right + margin + 1))
+    across = [a for a in range(3) if a != what.axis]
     return {
-        "grey": np.round(window.apply(slices)[cut] * 255).astype(np.uint8),
-        "prob": np.round(probability[cut] * 255).astype(np.uint8),
-        "truth": task.truth_thw[cut],
-        "conf": confidence,
-        "start": np.array(task.start),
-        "mm": np.array(view.spacing(task.volume.spacing_mm, axes)),
+        "grey": np.round(grey[cut] * 255).astype(np.uint8),
+        "prob": np.round(found[cut] * 255).astype(np.uint8),
+        "truth": truth[cut],
+        "conf": what.confidence.astype(np.float32),
+        "prompted": np.array(what.prompted),
+        "mm": np.array([what.spacing_mm[a] for a in (what.axis, *across)]),
     }
 
 
@@ -184,36 +207,38 @@ def load_tracked(file: Path) -> tuple[str, NDArray[np.float32], NDArray[np.bool_
     kept = np.load(file)
     found, grey = (kept[name].astype(np.float32) / 255 for name in ("prob", "grey"))
     mm = tuple(float(x) for x in kept["mm"])
-    what = TrackedObject(found, lambda i: grey[i], 0, [int(kept["start"])], kept["conf"], mm)
+    what = TrackedObject(found, lambda i: grey[i], 0, kept["prompted"].tolist(), kept["conf"], mm)
     return str(kept["dataset"]), found, kept["truth"], what
 
 
 def example(file: Path) -> Example | None:
-    """Voxels of one object; None where the network found nothing on the prompted slice."""
+    """Voxels of one object; None where the network found nothing on the prompted slices."""
     dataset, found, truth, what = load_tracked(file)
-    (start,), grid = what.prompted, working_grid(what)
+    grid = working_grid(what)
     if grid is None:
         return None
     share, likely = (grid.means(lambda i, array=array: array[i].astype(np.float32)) for array in (truth, found))
-    others = (np.arange(len(share)) != start - grid.low[0])[:, None, None]
+    off = ~np.isin(np.arange(len(truth)), what.prompted)
+    others = off[grid.low[0] : grid.high[0], None, None]
     near, rng = ((likely > 0.02) | (share > 0)) & others, np.random.default_rng(0)
     sets = [np.flatnonzero(near), np.flatnonzero(~near & others)]
     chosen = [rng.permutation(each)[:most] for each, most in zip(sets, (NEAR, REST), strict=True)]
     box = float(np.prod([(h - l) / n for h, l, n in zip(grid.high, grid.low, grid.shape, strict=True)]))  # noqa: E741
     weight = np.concatenate([np.full(len(c), box * len(s) / max(1, len(c))) for s, c in zip(sets, chosen, strict=True)])
-    off = np.arange(len(truth)) != start
     inside = np.zeros(truth.shape, bool)
     inside[tuple(slice(*ends) for ends in zip(grid.low, grid.high, strict=True))] = True
     size, places = float(truth[off].sum()), np.concatenate(chosen)
+    if not size:  # nothing lies beside the prompted slices
+        return None
     features = torch.from_numpy(np.stack([*compute_features(what, grid)]).reshape(-1, len(FEATURES))[places])
     weight, share = torch.from_numpy(weight / size).float(), torch.from_numpy(share.ravel()[places])
-    kind = file.stem.rpartition("_")[2]
+    kind = file.stem.rpartition("_")[2].replace("-", " ")
     return Example(dataset, kind, features, share, weight, float(((found > 0.5) & ~inside)[off].sum()) / size)
 
 
 def fitted(examples: Sequence[Example], seed: int) -> Gate:
     """The mean of several gates that learnt from outlines and from synthetic volumes, and of their mirror images."""
-    shown = [each for each in examples if each.kind == KINDS[0] or each.dataset == SYNTHETIC]
+    shown = [each for each in examples if each.kind.startswith("mask") or each.dataset == SYNTHETIC]
     gates = [fitted_once(shown, seed + n) for n in range(GATES)]
     return joined([*gates, *map(mirrored, gates)])
 
@@ -290,7 +315,7 @@ def held_out(examples: Sequence[Example], seed: int) -> str:
         gate = fitted([each for each in examples if each not in tested], seed)
         before = np.array([each.dice(0.0) for each in tested])
         after = np.array([each.dice(gate(each.features)[:, 0]) for each in tested])
-        for kind in KINDS:
+        for kind in sorted({each.kind for each in tested}):
             on = np.array([each.kind == kind for each in tested])
             text.append(f"| {name} | {kind} | {on.sum()} | {before[on].mean():.3f} | {after[on].mean():.3f} |\n")
             print(text[-1], end="", file=sys.stderr, flush=True)
@@ -311,6 +336,7 @@ def learning_arguments(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="nano", help="name or folder of the network's weights")
     parser.add_argument("--cases", type=int, default=12, help="volumes of each set")
     parser.add_argument("--synthetic", type=int, default=60, help="synthetic volumes")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of prompts")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -73,7 +73,7 @@ class Answer:
 def answer(file: Path, gate: Gate) -> Answer | None:
     """What `consensus.py` kept of an answer, after the consensus; None where that has nothing to say."""
     dataset, found, truth, what = load_tracked(file)
-    (start,), grid = what.prompted, working_grid(what)
+    grid = working_grid(what)
     if grid is None:
         return None
     seen = compute_features(what, grid)
@@ -82,10 +82,11 @@ def answer(file: Path, gate: Gate) -> Answer | None:
     fusion.add(AXIAL, slice(None), AXIAL.apply(found))
     final = RefinedProbability(fusion, grid, change).result() > 0.5
     features, low = refined_slices(what, grid, seen, change).features(), grid.low[0]
-    there = [t for t in range(low, grid.high[0]) if t != start and final[t].any()]
+    there = [t for t in range(low, grid.high[0]) if t not in what.prompted and final[t].any()]
     if not there:
         return None
-    scores = {t: dice(truth[t], final[t]) for t in range(len(truth)) if t != start and (truth[t].any() or final[t].any())}
+    either = truth.any(axis=(1, 2)) | final.any(axis=(1, 2))
+    scores = {t: dice(truth[t], final[t]) for t in np.flatnonzero(either).tolist() if t not in what.prompted}
     return Answer(
         dataset,
         np.array(there),
