@@ -263,3 +263,29 @@ def test_words_of_the_command_line() -> None:
 def test_a_number_is_that_of_an_object_whatever_another_one_is_called() -> None:
     steps = FinishingSettings(grow=("2=1", "liver=3")).steps([1, 2, 3], {1: "2", 2: "1", 3: "liver"})
     assert steps == {2: FinishingSteps(grow_mm=1), 3: FinishingSteps(grow_mm=3)}
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ({"largest": True}, "the positive click on object 1 at 1 1 1 lies outside of what was found, since it was finished"),
+        (
+            {"min_volume_ml": 0.1},
+            "the positive click on object 1 at 1 1 1 lies outside of what was found, since it was finished",
+        ),
+        ({"grow_mm": 1.0}, "the negative click on object 1 at 15 9 4 lies inside what was found, since it was finished"),
+    ],
+)
+def test_clicks_that_finishing_undoes_are_told(step: dict[str, Any], told: str) -> None:
+    """Those only that were followed until then."""
+    labels = np.zeros((20, 20, 9), np.uint8)
+    labels[4:15, 4:15, 2:7] = 1
+    labels[1, 1, 1] = 1
+    clicks = [
+        Point((9, 9, 4)),
+        Point((1, 1, 1)),
+        Point((15, 9, 4), positive=False),
+        Point((18, 18, 8)),
+        Point((9, 9, 5), positive=False),
+    ]
+    assert finish(segmentation(labels), {1: FinishingSteps(**step)}, clicks)[0].warnings == (told,)

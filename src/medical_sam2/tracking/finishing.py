@@ -24,7 +24,7 @@ from medical_sam2.errors import ConfigError, read_number, say_count
 from medical_sam2.io.labels import object_boxes
 from medical_sam2.prompts import Box, Mask, Prompt, check_object
 from medical_sam2.strokes import Lasso, says_where
-from medical_sam2.tracking.limits import Limits, give_back, labels_before, load_ndimage, touched_voxels
+from medical_sam2.tracking.limits import Limits, describe_missed_points, give_back, labels_before, load_ndimage, touched_voxels
 from medical_sam2.volume import Segmentation, add_to_layers, reassign, require_segmentation
 
 KEPT = 0.02  # share of its volume that smoothing may change without a word
@@ -260,6 +260,8 @@ def finish(
             changes += _finish_object(labels, label, steps[label], spacing, bounds.get(label))
             told += give_back(labels, label, found.labels, before, {*steps, *(prompt.object for prompt in prompts)})
     done = replace(found, labels=labels, layers=tuple(layers))
+    followed, missed = (describe_missed_points(each.maps, prompts) for each in (found, done))
+    told += (f"{line}, since it was finished" for line in missed if line not in followed)
     warnings = [*_describe_changes(changes), *told, *_changed_drawings(found, done, steps.keys(), prompts, bounds)]
     return replace(done, warnings=(*found.warnings, *warnings)), tuple(changes)
 
