@@ -210,7 +210,7 @@ class Segmenter:
             InputError: the volume holds one value only: there is nothing to outline; or it is no Volume.
             GeometryError: the earlier result lies in another grid.
         """
-        prompts, earlier, names = read_request(volume, prompts, earlier, names, window)
+        given, (prompts, earlier, names) = earlier, read_request(volume, prompts, earlier, names, window)
         idle = {"views": several_named(views), "fusion": fusion != "weighted", "islands": islands, "every_slice": every_slice}
         check_correction(earlier, prompts, overlap or priority, maps=probability or uncertainty, idle=idle)
         policy, summed = find(POLICIES, bank, what="bank"), find(FUSIONS, fusion, what="fusion")
@@ -221,7 +221,7 @@ class Segmenter:
         work = VolumeTracker(shown, tracked, options, TrackingProgress(crop.wrap_progress(on_frame)), crop.start)
         new = self._configure(features, shown, policy=policy, joint=joint, zoom=zoom, every_frame=every_slice)
         mended = self._track_windows(work, new, window, mended)
-        result = crop.to_whole(work.result(names, mended), earlier)
+        result = replace(crop.to_whole(work.result(names, mended), earlier), colours=getattr(given, "colours", {}))
         if earlier is None and not (probability or uncertainty or overlap):
             how: dict[str, Any] = {"bank": bank, "window": window, "zoom": zoom, "features": features, "on_frame": on_frame}
             result = take_out(result, prompts, partial(self.segment_volume, volume, names=names, **how))

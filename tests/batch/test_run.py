@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from medical_sam2 import io, preview
-from medical_sam2.batch import BatchCase
+from medical_sam2.batch import BatchCase, MaskFile
 from medical_sam2.batch.cases import find_cases
 from medical_sam2.batch.outputs import CaseOutcome, FoundObject, load_outcome, save_sheet
 from medical_sam2.batch.run import BatchRun, BatchSettings, segment_cases
@@ -22,7 +22,7 @@ from medical_sam2.batch.table import read_table
 from medical_sam2.data.data_sets import read_data_set
 from medical_sam2.errors import ConfigError, InputError, PromptError
 from medical_sam2.intensity_window import Window
-from medical_sam2.prompts import Box, Prompt
+from medical_sam2.prompts import Box, Mask, Prompt
 from medical_sam2.tracking.finishing import FinishingSettings
 from medical_sam2.views import AXIAL
 from medical_sam2.volume import Segmentation, SliceConfidence, Volume
@@ -415,3 +415,26 @@ def test_the_sheet_shows_the_least_sure_cases_first(tmp_path: Path, monkeypatch:
     save_sheet(outcomes, cases, tmp_path, {})
     assert captions == ["c  0.00", "b  0.40", "a  0.80"]
     assert slices == [5, 3, 2]
+
+
+class Tracer(Painter):
+    """A segmenter that takes outlines for the object."""
+
+    def segment_volume(self, image: Volume, prompts: Sequence[Prompt], *, names: dict[int, str], **_: Any) -> Segmentation:
+        labels = np.zeros(image.shape, np.uint8)
+        for mask in prompts:
+            assert isinstance(mask, Mask)
+            labels[mask.array_ijk] = mask.object
+        return Segmentation(labels, image.affine, names)
+
+
+def test_colours_of_masks_are_kept(folder: Path) -> None:
+    """As `segment` keeps them."""
+    image, drawn = io.load(folder / "c0.nii.gz"), np.zeros(SHAPE, np.uint8)
+    drawn[2:5, 2:5, 2], drawn[7:9, 7:9, 2] = 1, 2
+    io.save(Segmentation(drawn, image.affine, {1: "liver"}, colours={2: (9, 8, 7)}), folder / "m.seg.nrrd", image)
+    case = BatchCase("a", folder / "c0.nii.gz", (MaskFile(folder / "m.seg.nrrd"),))
+    settings = BatchSettings(suffix=".seg.nrrd")
+    (found,) = segment_cases([case], folder / "out", settings, segmenter=Tracer())  # type: ignore[arg-type]
+    assert not found.problem
+    assert io.load_segmentation(folder / "out" / "a.seg.nrrd", image).colours[2] == (9, 8, 7)

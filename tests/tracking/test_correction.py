@@ -305,3 +305,14 @@ def test_what_cannot_be_corrected_is_refused() -> None:
         correct(volume, [no], np.where(np.arange(LONG) < 20, truth, 0))
     with pytest.raises(GeometryError, match="the earlier result has shape"):
         correct(volume, [no], truth[1:])
+
+
+def test_names_and_colours_of_the_earlier_result_stay() -> None:
+    """As on the command line; those that are given go first."""
+    volume, truth = column()
+    earlier = Segmentation(truth, volume.affine, {1: "left", 2: "right"}, colours={2: (9, 8, 7)})
+    click = [Point((1, 5, 12), positive=False)]
+    found = segmenter().segment_volume(volume, click, earlier=earlier, window="0,1", names={1: "column"})
+    assert found.names == {1: "column", 2: "right"}
+    assert found.colours == {2: (9, 8, 7)}
+    assert segmenter().segment_volume(volume, click, earlier=earlier, window="0,1").names == earlier.names

@@ -93,7 +93,8 @@ class BatchCase:
         check_limits_given_once(prompts)
         files = tuple(file for each in self.prompts for file in each.files)
         notes = dict.fromkeys([note for each in found for note in each.notes] + describe_shared_names(names))
-        return NamedPrompts(prompts, names, files, notes=tuple(notes))
+        colours = {label: colour for each in found for label, colour in each.colours.items()}
+        return NamedPrompts(prompts, names, files, colours, tuple(notes))
 
     def known_names(self, volume: Volume) -> dict[int, str]:
         """Label → name, "" where there is none, as far as prompts tell them without a mask being read."""
@@ -149,7 +150,8 @@ class MaskFile:
         found = io.load_outlines(self.path, volume, self.rule)
         names = {each.label: each.name for each in found if each.name}
         notes = tuple(dict.fromkeys(note for each in found for note in each.notes))
-        return NamedPrompts(tuple(masks_from(found)), names, (self.path,), notes=notes)
+        colours = {each.label: each.colour for each in found if each.colour}
+        return NamedPrompts(tuple(masks_from(found)), names, (self.path,), colours, notes)
 
     def facts(self) -> Mapping[str, Any]:
         """How its numbers are meant."""

@@ -347,9 +347,8 @@ def _outline(job: BatchJob, segmenter: Segmenter) -> CaseOutcome:
     registry.writer_of(Path(labels), settings.format).check_source(image, job.folder / labels)
     named = case.read_prompts(image) if case.prompts or case.template is None else NamedPrompts(())
     template = None if case.template is None else read_template(case.template, settings.reading)
+    image_sha256, size = hash_files(contents(case)), segmenter.network.image_size
     objects = {*named.labels, *(template.annotation.objects() if template else ())}
-    image_sha256 = hash_files(contents(case))
-    size = segmenter.network.image_size
     require_memory(bytes_needed(image, len(objects), size, probability=False, uncertainty=False), case.image)
     clock.append(time.perf_counter())
     found, changes, unknown = _track_and_finish(image, named, template, segmenter, settings)
@@ -398,6 +397,7 @@ def _track_and_finish(
             found = segmenter.segment_by_template(image, template, named.prompts, names=named.names, **tracking)
     there = steps.keys() & {*named.labels, *found.objects()} if template else steps.keys()  # not all are found by a template
     found, changes = finish(found, {label: steps[label] for label in there}, named.prompts, limits)
+    found = replace(found, colours={**found.colours, **named.colours})
     in_vain = [f"{word} does nothing: there is no such object" for word in unknown]
     return found, changes, [*unkept, *in_vain, *warn_without_outlines(named.prompts, settings.adapt)]
 

@@ -57,9 +57,11 @@ def read_request(
     named_window(window)  # one that nobody knows is refused before anything is computed
     if isinstance(window, str) and "," not in window:  # in numbers it may be that of a whole, of which this is a part
         refuse_blank(volume)
-    listed, called = listed_prompts(prompts), names or (earlier.names if isinstance(earlier, Segmentation) else {})
+    listed, called = listed_prompts(prompts), names or {}
     check_limits_given_once(listed)
     check_named(called, {prompt.object for prompt in listed} if earlier is None else called)
+    if isinstance(earlier, Segmentation):
+        called = {**earlier.names, **called}
     return listed, _earlier_labels(earlier, volume), called
 
 
