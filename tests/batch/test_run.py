@@ -438,3 +438,20 @@ def test_colours_of_masks_are_kept(folder: Path) -> None:
     (found,) = segment_cases([case], folder / "out", settings, segmenter=Tracer())  # type: ignore[arg-type]
     assert not found.problem
     assert io.load_segmentation(folder / "out" / "a.seg.nrrd", image).colours[2] == (9, 8, 7)
+
+
+def test_names_in_a_table_beside_a_mask_count_where_results_are_skipped(folder: Path) -> None:
+    image, drawn = io.load(folder / "c0.nii.gz"), np.zeros(SHAPE, np.uint8)
+    drawn[2:5, 2:5, 2] = 1
+    io.save(drawn, folder / "m.nii.gz", image)
+    case = BatchCase("a", folder / "c0.nii.gz", (MaskFile(folder / "m.nii.gz"),))
+
+    def again() -> list[str]:
+        made = segment_cases([case], folder / "out", BatchSettings(), segmenter=Tracer(), existing="redo changed")  # type: ignore[arg-type]
+        return [found.name for outcome in made for found in outcome.objects]
+
+    assert again() == [""]
+    for name in ("liver", "spleen"):
+        (folder / "m.tsv").write_text(f"index\tname\tcolor\n1\t{name}\t#010203\n")
+        assert again() == [name]
+        assert again() == []

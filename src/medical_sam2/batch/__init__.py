@@ -18,9 +18,9 @@ from PIL import Image
 
 from medical_sam2 import io
 from medical_sam2.data.data_sets import stem
-from medical_sam2.errors import InputError, PromptError
+from medical_sam2.errors import InputError, MedicalSam2Error, PromptError
 from medical_sam2.intensity_window import Window
-from medical_sam2.io import Form, registry
+from medical_sam2.io import Form, label_table, registry
 from medical_sam2.io.labels import AS_DRAWN, MADE_BY, MaskRule
 from medical_sam2.io.prompt_file import NamedPrompts, check_limits_given_once, describe_shared_names, load_prompts, masks_from
 from medical_sam2.io.safe_open import open_regular
@@ -232,6 +232,22 @@ def hash_files(paths: Sequence[Path]) -> str:
         with file.open("rb") as stream:
             whole.update(file_digest(stream, "sha256").digest())
     return whole.hexdigest()
+
+
+def hash_case(case: BatchCase, settings: str) -> str:
+    """Hash of what a result depends on, beside its image; files that cannot be read fail in their turn."""
+    facts = [source.facts() for source in case.prompts]
+    with suppress(MedicalSam2Error, OSError):
+        own, template = _with_tables([file for source in case.prompts for file in source.files]), case.template
+        by = template and (vars(template.rule), hash_files(_with_tables([template.image, template.mask])))
+        return hash_content([settings, facts, hash_files(own), *(by or ())])
+    return ""
+
+
+def _with_tables(files: Sequence[Path]) -> list[Path]:
+    """Files and the label tables beside those of them that are masks: they name what is drawn."""
+    masks = (file for file in files if file.is_file() and file.suffix.lower() != ".json")
+    return [*files, *(table for mask in masks if (table := label_table.beside(mask)))]
 
 
 def hash_content(content: object) -> str:

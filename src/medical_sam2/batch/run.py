@@ -32,6 +32,7 @@ from medical_sam2.batch import (
     BatchSettings,
     TemplateFiles,
     contents,
+    hash_case,
     hash_content,
     hash_files,
     hash_weights,
@@ -179,7 +180,7 @@ class BatchRun:
         done = {case.name: found for case in self.cases if (found := load_outcome(case.name, folder)) is not None}
         self._check_place(existing, done)
         own = _hash_settings(settings)
-        self.jobs = [BatchJob(case, folder, settings, _key_of(case, own)) for case in self.cases]
+        self.jobs = [BatchJob(case, folder, settings, hash_case(case, own)) for case in self.cases]
         kept = {} if existing == "overwrite" else done
         by_hand = {name for name, found in kept.items() if is_changed(found, folder)}
         spared = by_hand if existing == "redo changed" else set[str]()  # somebody's work
@@ -410,15 +411,6 @@ def _hash_settings(settings: BatchSettings) -> str:
     """
     given = {name: str(value) for name, value in asdict(settings).items() if name not in WITHOUT_EFFECT}
     return hash_content([given, hash_weights(weights_file(settings.weights), (GATE_FILE, SLICES_FILE, JUDGE_FILE, END_FILE))])
-
-
-def _key_of(case: BatchCase, settings: str) -> str:
-    """Hash of what a result depends on, beside its image; files that cannot be read fail in their turn."""
-    facts = [source.facts() for source in case.prompts]
-    with suppress(MedicalSam2Error, OSError):
-        by = () if case.template is None else (vars(case.template.rule), hash_files([case.template.image, case.template.mask]))
-        return hash_content([settings, facts, hash_files([file for source in case.prompts for file in source.files]), *by])
-    return ""
 
 
 class CaseWorker:
