@@ -308,15 +308,16 @@ def test_a_killed_process_goes_on(workspace: Workspace, words: list[str]) -> Non
     """A real one, by a signal that it cannot catch, while it works on its second case."""
     assert main(words) == 0
     Path("out").rename("whole")
-    child = subprocess.Popen([sys.executable, "-c", COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(3000):
-        if Path("out/cases/p0.json").exists():
+    with Path("told.txt").open("w") as told:
+        child = subprocess.Popen([sys.executable, "-c", COMMAND, *words], stdout=subprocess.DEVNULL, stderr=told)
+    for _ in range(6000):
+        if Path("out/cases/p0.json").exists() or child.poll() is not None:
             break
         time.sleep(0.05)
     child.send_signal(signal.SIGKILL)
     child.wait()
     done = {path.stem for path in Path("out/cases").glob("*.json")}
-    assert done
+    assert done, Path("told.txt").read_text()
     workspace.shown()
     assert main([*words, "--skip-existing", "--json"]) == 0
     assert json.loads(workspace.shown()[0])["skipped"] == len(done)
