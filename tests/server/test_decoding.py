@@ -70,7 +70,15 @@ def test_a_picture_beside_a_dicom_series_is_left_out_and_named(tmp_path: Path) -
     made(folder)
     opened(folder, tmp_path / "out")
     assert '"kind": "volume"' in notes(tmp_path / "out")
-    assert "1 picture was left out beside the DICOM series" in notes(tmp_path / "out")
+    assert '"warnings": ["1 picture was left out beside the DICOM series' in notes(tmp_path / "out")  # the first two are shown
+
+
+def test_a_volume_beside_a_dicom_series_is_left_out_and_named(tmp_path: Path) -> None:
+    """The same series converted, or its labels."""
+    folder = saved(tmp_path / "study", "a.nii.gz")
+    made(folder)
+    opened(folder, tmp_path / "out")
+    assert '"warnings": ["1 file was left out beside the DICOM series: file 7"' in notes(tmp_path / "out")
 
 
 def test_a_module_in_the_folder_that_a_server_was_started_in_is_not_run(

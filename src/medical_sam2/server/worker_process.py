@@ -372,9 +372,11 @@ def _read_folder(path: Path, reading: ReadingOptions) -> Volume | tuple[io.Pictu
             return replace(found, warnings=(*found.warnings, f"left out, as no image: {list_first(left)}"))
         return found
     found = io.read(path, frame=reading.frame, series=reading.series, allow_gap=reading.allow_gap)
-    if pictures and isinstance(found, Volume):  # a thumbnail, or a report, beside the series
-        left = f"{say_count(len(pictures), 'picture', 'were')} left out beside the DICOM series: {list_first(pictures)}"
-        return replace(found, warnings=(*found.warnings, left))
+    beside = [*pictures, *volumes]  # a thumbnail, a report, the same series converted
+    if beside and isinstance(found, Volume):
+        what = say_count(len(beside), "file" if volumes else "picture", "were")
+        left = f"{what} left out beside the DICOM series: {list_first(beside)}"
+        return replace(found, warnings=(left, *found.warnings))  # the page shows the first two
     return found
 
 
@@ -385,16 +387,15 @@ def _numbered(folder: Path) -> dict[Path, int]:
 
 
 def _images_of_files(files: Mapping[Path, int]) -> tuple[bool, list[str]]:
-    """Whether one of these files is DICOM, and if not which hold a volume each, by their numbers."""
-    volumes = list[str]()
+    """Whether one of these files is DICOM, and which of the others hold a volume each, by their numbers."""
+    dicom, volumes = False, list[str]()
     for file, number in files.items():
         with suppress(InputError):
             found = registry.recognise(file)
-            if found is registry.DICOM:
-                return True, []
-            if found is not None and found.kind == "volume":
+            dicom |= found is registry.DICOM
+            if found not in (None, registry.DICOM) and found.kind == "volume":
                 volumes.append(f"file {number}")
-    return False, volumes
+    return dicom, volumes
 
 
 def _read_pictures(files: Mapping[Path, int], endings: Collection[str]) -> tuple[io.Picture, ...]:
