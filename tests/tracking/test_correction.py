@@ -316,3 +316,20 @@ def test_names_and_colours_of_the_earlier_result_stay() -> None:
     assert found.names == {1: "column", 2: "right"}
     assert found.colours == {2: (9, 8, 7)}
     assert segmenter().segment_volume(volume, click, earlier=earlier, window="0,1").names == earlier.names
+
+
+@pytest.mark.parametrize("white", [np.uint8(255), np.uint16(65535), np.float32(255)])
+def test_object_1_is_asked_about_where_a_mask_of_black_and_white_is_corrected(white: np.generic) -> None:
+    """It is what prompts are of that name none; whoever names the white, or another number, is understood."""
+    volume, truth = column()
+    mask = (truth == 1).astype(white.dtype) * white
+    click = Point((4, 5, 20))
+    problem = f"object 1 is none of the earlier result's, which has object {white:.0f} alone"
+    for prompt in (click, Mask(truth == 1)):
+        with pytest.raises(PromptError, match=problem):
+            correct(volume, [prompt], mask)
+    meant, new = replace(click, object=int(white)), Point((10, 5, 20))
+    assert (correct(volume, [meant], mask).labels == mask).all()  # it is inside already
+    for prompts in ([meant, new], [replace(new, object=2)]):
+        found = correct(volume, prompts, mask).labels
+        assert (found[4, 5, 20], found[10, 5, 20]) == (white, prompts[-1].object)

@@ -9,7 +9,7 @@ an error around itself: the nearer it lies to the earlier outline, the smaller i
 Shapes: I J K voxels, T frames, H W frame.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import cast
@@ -21,6 +21,7 @@ from scipy import ndimage
 from medical_sam2.errors import ConfigError, GeometryError, InputError, PromptError, list_first
 from medical_sam2.intensity_window import Window, named_window
 from medical_sam2.io.label_grid import integers
+from medical_sam2.io.labels import WHITE, labels_in
 from medical_sam2.io.prompt_file import check_limits_given_once
 from medical_sam2.io.voxels import SAME_MM, grid_distance
 from medical_sam2.model.memory_bank import PolicyBank
@@ -102,7 +103,8 @@ def check_correction(
 
     Raises:
         ConfigError: maps, objects that overlap, or what changes nothing are asked for.
-        PromptError: clicks that only take away from an object that the earlier result does not have.
+        PromptError: clicks that only take away from an object that the earlier result does not have; or object 1 is prompted,
+            and a mask of black and white is corrected.
     """
     if earlier is None:
         return
@@ -111,6 +113,7 @@ def check_correction(
         if not where and not (earlier == label).any() and (there := [*filter(None, np.unique(earlier).tolist())]):
             problem = f"object {label} has negative clicks only, and is none of the earlier result's: {list_first(there)}"
             raise PromptError(problem, "say of which one each prompt is, object=…")
+    _ask_if_white(earlier, {prompt.object for prompt in prompts})
     if maps:
         raise ConfigError("a correction keeps no probabilities", "leave `probability` and `uncertainty` out, or `earlier`")
     if setting := next((name for name, given in idle.items() if given), None):
@@ -118,6 +121,17 @@ def check_correction(
         raise ConfigError(problem, "leave it out, or `earlier`")
     if several:
         raise ConfigError("a correction mends one label map", "leave `overlap` and `priority` out, or `earlier`")
+
+
+# Object 1 is what prompts are of that name none, and what a mask of black and white is as a prompt: they may mean the white.
+def _ask_if_white(earlier: NDArray[np.unsignedinteger], asked: Collection[int]) -> None:
+    """Refuse prompts of object 1, where all that is corrected is white, the largest number of a pixel."""
+    white = int(earlier.max(initial=0))
+    if 1 in asked and white in WHITE and white not in asked and labels_in(earlier) == {white}:
+        problem = f"object 1 is none of the earlier result's, which has object {white} alone (white)"
+        raise PromptError(
+            problem, f"say of the prompts that they are of object {white}, or of one from 2 where it is a new one"
+        )
 
 
 # Alone on its slice a negative click shows the network no object, so it says nothing until something was found there.
