@@ -182,6 +182,21 @@ def test_holes_islands_and_small_parts(gallery: Gallery, steps: dict[str, Any]) 
     assert ((gallery.labels[2] == 1) == ring(2)).all()
 
 
+def test_clicks_that_finishing_undoes_are_told(gallery: Gallery) -> None:
+    """Those only that were followed until then."""
+    said: dict[str, Any] = {"label": 1, "plane": "image", "kind": "points"}
+    gallery.do("say", t=2, points=[[3, 4], [24, 10]], positive=[True, True], **said)
+    gallery.do("say", t=1, points=[[28, 17], [40, 50]], positive=[False, False], **said)
+    gallery.track()
+    assert (gallery.labels[2][3, 4], gallery.labels[1][28, 17]) == (1, 0)
+    answer = gallery.do("structures/1/finish", fill_holes=True, largest=True)
+    assert answer["notes"] == [
+        "image 3: the positive click at 4 3 lies outside of structure 1 since it was finished",
+        "image 2: the negative click at 17 28 lies inside of structure 1 since it was finished",
+    ]
+    assert gallery.do("structures/1/finish", fill_holes=True, largest=True)["notes"] == []
+
+
 def test_a_hole_that_is_another_one_stays_its_own(gallery: Gallery) -> None:
     gallery.do("structures")
     gallery.draw(3, hole := patch(22, 26, 16, 20), 0)

@@ -6,7 +6,7 @@ Shapes: I J K voxels, H W pixels of an image.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import cast
@@ -30,7 +30,7 @@ from medical_sam2.server.segmentation import (
 from medical_sam2.server.state import Gesture, State, Structure, default_colour, told_of_others
 from medical_sam2.tracking.confidence import dice_of
 from medical_sam2.tracking.finishing import FinishingSteps, fill_holes, finish
-from medical_sam2.tracking.limits import limits_of, load_ndimage
+from medical_sam2.tracking.limits import limits_of, load_ndimage, voxel_within
 from medical_sam2.tracking.plan import array_axis, primary_view
 from medical_sam2.volume import Segmentation
 
@@ -151,8 +151,21 @@ def _finish_images(state: State, result: SessionResult, label: int, steps: Finis
     structures = tuple(replace(each, edited=True) if each.label == label else each for each in state.structures)
     if result.beneath:
         labels = [np.where(array, array, under) for array, under in zip(labels, result.beneath, strict=True)]
-    notes = (f"{left} pixels were left to other structures",) if left else ()
-    return StructureEdit(structures, replace(result, labels=tuple(labels), rows=rows), notes)
+    notes = [f"{left} pixels were left to other structures"] if left else []
+    notes += _clicks_undone(state, label, result.labels, labels)
+    return StructureEdit(structures, replace(result, labels=tuple(labels), rows=rows), tuple(notes))
+
+
+def _clicks_undone(state: State, label: int, before: Sequence[Frame], after: Sequence[Frame]) -> Iterator[str]:
+    """A line for each click in a set that a structure followed before, and follows no more."""
+    name = state.of(label).name
+    for gesture in (each for each in state.gestures if each.label == label and each.kind == "points"):
+        was, now = before[gesture.t] == label, after[gesture.t] == label
+        for (y, x), positive in zip(gesture.points_yx, gesture.positive, strict=True):
+            row, column = map(voxel_within, (y, x), was.shape)
+            if was[row, column] == positive and now[row, column] != positive:
+                kind, side = ("positive", "outside of") if positive else ("negative", "inside of")
+                yield f"image {gesture.t + 1}: the {kind} click at {column} {row} lies {side} {name} since it was finished"
 
 
 def _finish_volume(
