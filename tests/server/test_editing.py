@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from medical_sam2 import io
 from medical_sam2.prompts import Point
-from medical_sam2.server.editing import split_structure
+from medical_sam2.server import InvalidRequest
+from medical_sam2.server.editing import free_labels, split_structure
 from medical_sam2.server.segmentation import SessionResult, SessionVolume
 from medical_sam2.server.state import Journal, State, Structure
 from medical_sam2.statistics import measure
@@ -123,6 +124,18 @@ def test_parts_come_by_size_and_touch_by_corners() -> None:
     assert [len(each) for each in there] == [9, 1, 1]
     assert (5, 5, 5) in there[0]
     assert [each.name for each in edit.structures] == ["lung", "lung 2", "lung 3"]
+
+
+def test_no_structure_has_the_number_of_white() -> None:
+    """A correction of it alone would ask what object 1 is, which the page cannot answer."""
+
+    def state(label: int) -> State:
+        return State((Structure(label, "lung", "#000000"),))
+
+    assert free_labels(state(253), 1) == [254]
+    for label, count in ((254, 1), (253, 2)):
+        with pytest.raises(InvalidRequest, match="the labels are used up"):
+            free_labels(state(label), count)
 
 
 @pytest.mark.parametrize("steps", [{"smooth_mm": 2.0}, {"grow_mm": 2.0}, {"grow_mm": -1.5, "largest": True}])

@@ -226,11 +226,12 @@ def usual_name(taken: Collection[str], label: int) -> str:
     return next(name for number in count(label) if (name := f"structure {number}") not in taken)
 
 
+# The last one stays free: a correction takes labels that are 255 alone for a mask of black and white, and asks of object 1.
 def free_labels(state: State, count: int) -> list[int]:
     """Labels that nothing has, or had in the result that stands; raises InvalidRequest if not so many are left."""
     used = {each.label for each in state.structures} | (state.tracked.labels if state.tracked else frozenset[int]())
     first = max(used, default=0) + 1
-    if first + count - 1 > MOST_LABEL:
+    if first + count > MOST_LABEL:
         raise InvalidRequest("the labels are used up; begin a new session")
     return list(range(first, first + count))
 
